@@ -1,0 +1,276 @@
+"""Checkpoint + model -> a model that holds the tensors, or an error that says what does not fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from prunecli.checkpoint.names import listed, printable
+from prunecli.checkpoint.read import Checkpoint
+from prunecli.errors import CheckpointError
+from prunecli.model import build_model
+from prunecli.spec import ModelSpec
+
+_WRAPPING_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What `torch.compile`, FSDP and activation checkpointing put into names, anywhere."""
+
+
+_COUNTER = "num_batches_tracked"
+"""The counter of a batch norm, which only matters with `momentum=None`."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor whose shape in the checkpoint is not the one that the model has."""
+
+    name: str
+    found: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """How the names in a checkpoint met those of a model."""
+
+    matched: int
+    missing: tuple[str, ...] = ()
+    """In the model only."""
+    unexpected: tuple[str, ...] = ()
+    """In the checkpoint only."""
+    mismatched: tuple[Mismatch, ...] = ()
+    prefix: str = ""
+    """What was cut from the front of all names."""
+    cast: tuple[str, ...] = ()
+    """Conversions of dtype, e.g. `bfloat16 -> float32`."""
+    absent_counters: int = 0
+    """How many `num_batches_tracked` the checkpoint lacks; they only matter to momentum=None."""
+
+    @property
+    def fits(self) -> bool:
+        """Say whether every tensor found its place."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def describe(self) -> str:
+        """Return one line: how many tensors matched, and what was done to make them."""
+        parts = [f"{self.matched} tensors match the model"]
+        if self.prefix:
+            parts.append(f"without the prefix `{printable(self.prefix)}`")
+        parts += [f"converted {cast}" for cast in self.cast]
+        if self.absent_counters:
+            parts.append(f"{self.absent_counters} batch counters are absent and start from 0")
+        return ", ".join(parts)
+
+
+def load_model(spec: ModelSpec, checkpoint: Checkpoint, *, trust: bool = False) -> nn.Module:
+    """Build the model of the spec and load the checkpoint into it: on the CPU, in eval mode.
+
+    Raises:
+        SpecError: the model cannot be built.
+        CheckpointError: the two do not fit together.
+    """
+    model = build_model(spec, trust=trust)
+    load_into(model, checkpoint, spec)
+    return model
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None = None) -> MatchReport:
+    """Copy the checkpoint's tensors into the model; they take the model's dtype.
+
+    Args:
+        model: receives them. After an error its values are undefined.
+        checkpoint: holds them.
+        spec: makes the advice in an error more precise.
+
+    Raises:
+        CheckpointError: a name or shape does not fit, or a parameter is not finite.
+    """
+    tensors, prefix = _best_names(model, checkpoint.tensors)
+    own = _state(model)
+    mismatched = tuple(
+        Mismatch(name, tuple(tensor.shape), tuple(own[name].shape))
+        for name, tensor in tensors.items()
+        if name in own and not is_lazy(own[name]) and tensor.shape != own[name].shape
+    )
+    fitting = {
+        name: tensor for name, tensor in tensors.items() if name not in {item.name for item in mismatched}
+    }
+    _check_values(checkpoint, own, fitting)
+    try:
+        result = model.load_state_dict(fitting, strict=False)
+    except Exception as error:  # from hooks of the model
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"`{checkpoint.path}` cannot be loaded: {printable(lines[-1].strip())}"
+        ) from error
+    missing = _really_missing(own, result.missing_keys, fitting, {item.name for item in mismatched})
+    report = MatchReport(
+        matched=len(fitting) - len(result.unexpected_keys),
+        missing=tuple(name for name in missing if not name.endswith(_COUNTER)),
+        unexpected=tuple(result.unexpected_keys),
+        mismatched=mismatched,
+        prefix=prefix,
+        cast=_casts(own, fitting),
+        absent_counters=sum(name.endswith(_COUNTER) and name not in fitting for name in own),
+    )
+    if not report.fits:
+        raise CheckpointError(_describe(checkpoint, report, own, spec))
+    return report
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's tensors by name, themselves and not copies; extra states are no tensors."""
+    return {
+        name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)
+    }
+
+
+def _best_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors under the names that fit the model best, and the prefix that was cut."""
+    own = _state(model)
+
+    def score(named: Mapping[str, Tensor]) -> tuple[int, int]:
+        known = [name for name in named if name in own]
+        return len(known), sum(
+            not is_lazy(own[name]) and own[name].shape == named[name].shape for name in known
+        )
+
+    best, best_prefix = dict(tensors), ""
+    for prefix, named in _spellings(tensors):
+        if score(named) > score(best):
+            best, best_prefix = named, prefix
+    return best, best_prefix
+
+
+def _spellings(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the tensors with each prefix cut that all names share, with and without the names of wrappers."""
+    for plain in (dict(tensors), _without_wrappers(tensors)):
+        prefix, named = "", plain
+        while True:
+            yield prefix, named
+            first = {name.partition(".")[0] for name in named}
+            if len(first) != 1 or not all("." in name for name in named):
+                break
+            part = f"{first.pop()}."
+            prefix += part
+            named = {name[len(part) :]: tensor for name, tensor in named.items()}
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = {}
+    for name, tensor in tensors.items():
+        for part in _WRAPPING_MODULES:
+            name = name.replace(part, "")
+        named[name] = tensor
+    return named if len(named) == len(tensors) else dict(tensors)
+
+
+def _check_values(checkpoint: Checkpoint, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that are not finite, integers in place of floats, and tied tensors that differ."""
+    seen: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        target = own.get(name)
+        if target is None:
+            continue
+        is_statistic = name.endswith(("running_mean", "running_var"))
+        if isinstance(target, nn.Parameter) and target.is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(
+                f"`{checkpoint.path}`: `{printable(name)}` is {_dtype(tensor)}, but the model's is "
+                f"{_dtype(target)}. "
+                "Quantised checkpoints cannot be pruned."
+            )
+        if (isinstance(target, nn.Parameter) or is_statistic) and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"`{checkpoint.path}`: `{printable(name)}` holds {count:,} values that are not finite (NaN "
+                "or infinity). "
+                "Pick a checkpoint from before training diverged."
+            )
+        first = seen.setdefault(id(target), name)
+        if first != name and not torch.equal(tensors[first], tensor):
+            raise CheckpointError(
+                f"`{checkpoint.path}`: `{printable(first)}` and `{printable(name)}` differ, but the model "
+                "ties them."
+            )
+
+
+def _really_missing(
+    own: Mapping[str, Tensor], missing: list[str], found: Mapping[str, Tensor], mismatched: set[str]
+) -> list[str]:
+    """Return the missing names, less those that are tied to a tensor that was found, and extra states."""
+    filled = {id(own[name]) for name in found if name in own}
+    return [
+        name for name in missing if name in own and id(own[name]) not in filled and name not in mismatched
+    ]
+
+
+def _casts(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    pairs = Counter(
+        f"{_dtype(tensor)} -> {_dtype(own[name])}"
+        for name, tensor in tensors.items()
+        if name in own and tensor.dtype != own[name].dtype
+    )
+    return tuple(pairs)
+
+
+def _describe(
+    checkpoint: Checkpoint, report: MatchReport, own: Mapping[str, Tensor], spec: ModelSpec | None
+) -> str:
+    """Say in two lines what does not fit, and what to do."""
+    parts = []
+    if report.mismatched:
+        shown = "; ".join(
+            f"`{printable(item.name)}` is {list(item.found)}, the spec builds {list(item.expected)}"
+            for item in report.mismatched[:3]
+        )
+        more = f" and {len(report.mismatched) - 3} more" if len(report.mismatched) > 3 else ""
+        parts.append(f"{len(report.mismatched)} shapes differ: {shown}{more}")
+    if report.missing:
+        parts.append(f"{len(report.missing)} missing: {listed(report.missing)}")
+    if report.unexpected:
+        parts.append(f"{len(report.unexpected)} unexpected: {listed(report.unexpected)}")
+    return (
+        f"`{checkpoint.path}` does not fit the spec ({report.matched} of {len(own)} tensors match). "
+        f"{'. '.join(parts)}.\n{_advice(report, checkpoint, own, spec)}"
+    )
+
+
+def _advice(
+    report: MatchReport, checkpoint: Checkpoint, own: Mapping[str, Tensor], spec: ModelSpec | None
+) -> str:
+    classes = {(item.found[:1], item.expected[:1]) for item in report.mismatched}
+    tails = all(item.found[1:] == item.expected[1:] for item in report.mismatched)
+    if len(classes) == 1 and tails and not report.missing and not report.unexpected:
+        (found, expected) = classes.pop()
+        names = [name for name, value in (spec.args if spec else {}).items() if (value,) == expected]
+        return (
+            f"If these are the classes, pass `--spec-arg {names[0] if names else 'num_classes'}={found[0]}`."
+        )
+    only_missing = report.missing and not report.unexpected and not report.mismatched
+    if only_missing and all(name.lower().startswith("aux") for name in report.missing):
+        return "If it was saved without its auxiliary heads, pass `--spec-arg aux_logits=false`."
+    prefix = _prefix_of_all(checkpoint.tensors, own)
+    if prefix:
+        key = printable(f"{checkpoint.wrapper}.{prefix}" if checkpoint.wrapper else prefix)
+        return f"The whole model is there under `{printable(prefix)}.`: pass `--key {key}`."
+    return (
+        "Check the factory and its arguments in the spec, or pass the checkpoint this spec was trained with."
+    )
+
+
+def _prefix_of_all(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """Return under which prefix the checkpoint has all tensors of the model, if there is one."""
+    first = next(iter(own), "")
+    for name in tensors:
+        prefix = name.removesuffix(f".{first}")
+        if prefix != name and all(f"{prefix}.{other}" in tensors for other in own):
+            return prefix
+    return None
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

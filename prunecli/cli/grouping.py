@@ -1,0 +1,91 @@
+"""Groups of options -> parameters of a command, so that commands take a few values instead of forty."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+
+@dataclass(frozen=True)
+class Described:
+    """One option for the help: its names, what it does, and how its value is written."""
+
+    help: str
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A group of options: its heading in the help, and a description of every field of its dataclass."""
+
+    title: str
+    options: Mapping[str, Described]
+
+
+def grouped(panels: Mapping[type, Panel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command declare whole groups: a parameter annotated with a group becomes one option per field.
+
+    The dataclass gives types and defaults, its panel the names and the help. The command is called with
+    instances of the dataclasses.
+    """
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        groups = {name: hints[name] for name in hints if hints[name] in panels}
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(command).parameters.items():
+            if name in groups:
+                parameters += _parameters(groups[name], panels[groups[name]])
+            else:
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(parameter.replace(annotation=hints[name], kind=kind))
+
+        def call(**values: Any) -> None:
+            for name, group in groups.items():
+                values[name] = group(**{item.name: _frozen(values.pop(item.name)) for item in fields(group)})
+            command(**values)
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return call
+
+    return wrap
+
+
+def _parameters(group: Any, panel: Panel) -> list[inspect.Parameter]:
+    hints = get_type_hints(group)
+    parameters = []
+    for item in fields(group):
+        described = panel.options[item.name]
+        kind, default = hints[item.name], item.default
+        if get_origin(kind) is tuple:
+            kind, default = list[get_args(kind)[0]], list(default)  # type: ignore[misc, arg-type]
+        option = typer.Option(
+            *(described.names or (f"--{item.name.replace('_', '-')}",)),
+            help=described.help,
+            metavar="" if kind is bool else described.metavar,
+            min=described.min,
+            max=described.max,
+            show_default=default is not None and default != [] and kind is not bool,
+            rich_help_panel=panel.title,
+        )
+        parameters.append(
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is MISSING else default,
+                annotation=Annotated[kind, option],
+            )
+        )
+    return parameters
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

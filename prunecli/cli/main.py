@@ -1,0 +1,97 @@
+"""Arguments -> a command -> an exit code. The only place where an error becomes a line on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from prunecli import __version__
+from prunecli.cli import compress_report, export, inspect, methods, prune, score
+from prunecli.cli.streams import quietly_closed, say_error
+from prunecli.errors import PruneError
+
+INTERNAL_ERROR = 1
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="prunecli",
+    help="Make PyTorch networks physically smaller, and prove it.",
+    epilog="Start with `prunecli inspect CKPT`. `prunecli COMMAND --help` shows examples.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for file in (inspect, score, prune, export, methods, compress_report):
+    app.command(file.NAME, epilog=file.EXAMPLES)(file.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prunecli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Make PyTorch networks physically smaller, and prove it."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    with quietly_closed():
+        code = run(sys.argv[1:])
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = app(arguments, prog_name="prunecli", standalone_mode=False)
+    except PruneError as error:
+        return _failed(str(error), error.exit_code, arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if _is_click_error(error):
+            return _misused(error)
+        text = f"{type(error).__name__}: {error}".strip().rstrip(":").splitlines()[0]
+        hint = "This is a bug in prunecli; `--debug` shows where."
+        return _failed(f"internal error: {text}\n{hint}", INTERNAL_ERROR, arguments)
+    if code == INTERRUPTED:
+        say_error("interrupted; nothing was left half written")
+    return code if isinstance(code, int) else 0
+
+
+def _failed(message: str, code: int, arguments: list[str]) -> int:
+    if "--debug" in arguments or os.environ.get("PRUNECLI_DEBUG"):
+        traceback.print_exc()
+    say_error(message)
+    return code
+
+
+def _is_click_error(error: Exception) -> bool:
+    """Tell what typer raises for arguments it cannot read; it vendors Click, and exports one subclass."""
+    click_error = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    return isinstance(error, click_error)
+
+
+def _misused(error: Any) -> int:
+    """Say in one or two lines what is wrong with the arguments, and the option that may have been meant."""
+    message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    if not message:  # no arguments at all: typer has shown the help
+        return int(error.exit_code)
+    close = getattr(error, "possibilities", None)
+    if close:
+        message = f"{error.message}. Did you mean `{close[0]}`?"
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "prunecli"
+    say_error(f"{message}\nSee `{command} --help`.")
+    return int(error.exit_code)

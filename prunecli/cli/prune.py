@@ -1,0 +1,40 @@
+"""`prunecli prune`: a checkpoint -> a smaller one, proven, with its report."""
+
+from __future__ import annotations
+
+from prunecli.cli.options import CheckpointPath, Shown, with_options
+from prunecli.cli.streams import say, write_result
+from prunecli.pipeline.settings import Budget, Choices, Decision, Files, Importance, Machine, Samples, Source
+
+NAME = "prune"
+EXAMPLES = """Examples:
+  prunecli prune model.pt --spec torchvision:resnet18 --data imagefolder:val --keep 0.5
+  prunecli prune model.pt --method magnitude --target macs=0.6 --round-to 8 --dry-run"""
+
+
+@with_options
+def command(
+    checkpoint: CheckpointPath,
+    source: Source,
+    samples: Samples,
+    importance: Importance,
+    budget: Budget,
+    decision: Decision,
+    machine: Machine,
+    files: Files,
+    shown: Shown,
+) -> None:
+    """Remove the least important units, prove the smaller model equal to the masked one, and save it."""
+    from prunecli.cli.progress import reporting
+    from prunecli.cli.tables import report_text
+    from prunecli.pipeline.prune import prune
+
+    choices = Choices(source, samples, importance, budget, decision, machine, files)
+    with reporting(shown) as reporter:
+        pruned = prune(checkpoint, choices, reporter)
+    if shown.quiet:
+        write_result("\n".join(map(str, pruned.files[:1])))
+        return
+    write_result(report_text(pruned.report, shown.style))
+    for path in pruned.files:
+        say(f"wrote {path}")

@@ -1,0 +1,65 @@
+"""Standard output for results, standard error for all else; both may be closed early."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def write_result(text: str) -> None:
+    """Write a result to standard output. When the reader has gone away (`| head -1`), say nothing."""
+    try:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Write a line to standard error."""
+    with suppress(BrokenPipeError):
+        print(plain(text), file=sys.stderr, flush=True)
+
+
+def say_error(text: str) -> None:
+    """Write an error to standard error, with the word in red where there is colour."""
+    label = "\x1b[31merror:\x1b[0m" if has_colour(sys.stderr.isatty()) else "error:"
+    with suppress(BrokenPipeError):
+        print(label, plain(text), file=sys.stderr, flush=True)
+
+
+def has_colour(is_terminal: bool) -> bool:
+    """Say whether to use colour: NO_COLOR forbids it, FORCE_COLOR asks for it, else a terminal gets it."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (is_terminal and os.environ.get("TERM") != "dumb")
+
+
+def plain(text: str) -> str:
+    """Strip terminal escape codes, which names inside a checkpoint might carry."""
+    return _CONTROL.sub("", text)
+
+
+@contextmanager
+def quietly_closed() -> Iterator[None]:
+    """Let the last flush, which Python does at exit, fail without a word."""
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                _silence(stream.fileno())
+
+
+def _silence(descriptor: int) -> None:
+    """Send what is still written to a closed pipe nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

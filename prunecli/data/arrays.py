@@ -1,0 +1,107 @@
+"""Arrays on disk, `npz:` and `idx:` -> how many samples there are, and how to fetch some."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prunecli.data.samples import Fetch
+from prunecli.errors import DataError
+from prunecli.spec import ModelSpec
+
+Array = NDArray[Any]
+
+_IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
+    """Open the arrays `images` and `labels` of a file, or `PART_images` and `PART_labels` for `FILE#PART`."""
+    name, _, part = place.partition("#")
+    path = spec.resolve(name)
+    wanted = [f"{part}_{array}" if part else array for array in ("images", "labels")]
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"`{path}` holds one bare array. Save `images` and `labels` with `np.savez`.")
+            missing = [array for array in wanted if array not in archive.files]
+            if missing:
+                raise DataError(
+                    f"`npz:{place}`: `{path.name}` has no array `{missing[0]}`, only "
+                    f"{', '.join(sorted(archive.files))}. "
+                    "A part is named as in `npz:FILE#train`, for `train_images` and `train_labels`."
+                )
+            images, labels = (archive[array] for array in wanted)
+    except FileNotFoundError:
+        raise DataError(f"`npz:{place}`: there is no file `{path}`.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
+        raise DataError(f"`npz:{place}` cannot be read: {error}.") from error
+    return _fetch_from(images, labels, f"npz:{place}")
+
+
+def open_idx(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
+    """Open a pair of idx files, as MNIST comes in, gzipped or not."""
+    names = place.split(",")
+    if len(names) != 2:
+        raise DataError(f"`idx:{place}` needs two files: `idx:IMAGES,LABELS`.")
+    images, labels = (read_idx(spec.resolve(name.strip())) for name in names)
+    return _fetch_from(images, labels, f"idx:{place}")
+
+
+def read_idx(path: Path) -> Array:
+    """Read one idx file.
+
+    Raises:
+        DataError: it is missing, no idx file, or shorter or longer than it says.
+    """
+    try:
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_gzip else path.open("rb") as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES:
+                raise DataError(f"`{path}` is no idx file (it begins with {magic.hex(' ')}).")
+            shape = [int.from_bytes(file.read(4), "big") for _ in range(magic[3])]
+            dtype = np.dtype(_IDX_DTYPES[magic[2]])
+            size = math.prod(shape) * dtype.itemsize
+            raw = file.read(size + 1)
+    except FileNotFoundError:
+        raise DataError(f"There is no file `{path}`.") from None
+    except (OSError, EOFError, OverflowError, MemoryError) as error:
+        raise DataError(f"`{path}` cannot be read: {error}.") from error
+    if len(raw) != size:
+        raise DataError(
+            f"`{path}` should hold {size:,} bytes of shape {shape}, but holds "
+            f"{'more' if len(raw) > size else f'{len(raw):,}'}."
+        )
+    return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _fetch_from(images: Array, labels: Array, source: str) -> tuple[int, Fetch]:
+    """Serve two arrays side by side."""
+    for name, array in (("images", images), ("labels", labels)):
+        if array.dtype.kind not in "biuf" or array.ndim == 0:
+            raise DataError(
+                f"`{source}`: {name} is an array of {array.dtype} with shape {array.shape}, not of numbers."
+            )
+    if len(images) != len(labels):
+        raise DataError(f"`{source}` has {len(images)} images, but {len(labels)} labels.")
+
+    def fetch(indices: Sequence[int]) -> tuple[Any, Any]:
+        return _tensor(images[list(indices)]), _tensor(labels[list(indices)])
+
+    return len(images), fetch
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has few operations on these
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))

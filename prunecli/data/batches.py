@@ -1,0 +1,86 @@
+"""Samples -> batches on a device, and which samples they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunecli.data.samples import Inputs, Samples
+from prunecli.errors import DataError
+from prunecli.spec.tables import without_folder
+
+Batch = tuple[Inputs, Any]
+"""Inputs, by position or by name, and targets."""
+
+
+def batches(
+    dataset: Samples,
+    batch_size: int,
+    samples: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Iterator[Batch]:
+    """Yield the samples that `choose_samples` names, in its order; the last batch may be smaller.
+
+    Args:
+        dataset: what `open_data` returned.
+        batch_size: how many samples a batch has.
+        samples: how many samples in all; the whole dataset in its own order if None.
+        seed: decides which samples.
+        device: where the tensors go.
+        dtype: what float inputs become.
+
+    Raises:
+        DataError: a sample cannot be read, or does not fit the spec.
+    """
+    if batch_size < 1:
+        raise DataError(f"A batch of {batch_size} samples is empty; the size must be at least 1.")
+    indices = choose_samples(len(dataset), samples, seed)
+    return _batches(dataset, batch_size, indices, device, dtype)
+
+
+def choose_samples(available: int, samples: int | None, seed: int) -> Sequence[int]:
+    """Return which samples to use: all in order if `samples` is None, else that many at random, none twice.
+
+    The order is random too, so that no batch holds one class only; it is the same for the same seed.
+    """
+    if samples is None:
+        return range(available)
+    if samples < 1:
+        raise DataError(f"{samples} samples were asked for; use at least 1.")
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))
+    return order[:samples].tolist()
+
+
+def sample_digest(dataset: Samples, samples: int | None, seed: int) -> str:
+    """Return a SHA-256 of which samples were used: the source's text (no folders), the indices, the seed."""
+    positions = [dataset.positions[index] for index in choose_samples(len(dataset), samples, seed)]
+    text = json.dumps({"source": without_folder(dataset.source), "positions": positions, "seed": seed})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _batches(
+    dataset: Samples,
+    batch_size: int,
+    indices: Sequence[int],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> Iterator[Batch]:
+    for start in range(0, len(indices), batch_size):
+        inputs, targets = dataset.batch(indices[start : start + batch_size])
+        yield _moved(inputs, device, dtype), _moved(targets, device, None)
+
+
+def _moved(value: Any, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    """Return the same nest of tensors elsewhere."""
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return {name: _moved(item, device, dtype) for name, item in value.items()}
+    return tuple(_moved(item, device, dtype) for item in value)

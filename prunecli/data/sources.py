@@ -1,0 +1,127 @@
+"""A source as text, `npz:digits.npz#train[:1024]`, -> Samples."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prunecli.data.arrays import open_idx, open_npz
+from prunecli.data.pictures import open_imagefolder, open_torchvision
+from prunecli.data.samples import Fetch, Samples, collate
+from prunecli.data.synthetic import open_random
+from prunecli.errors import DataError
+from prunecli.spec import ModelSpec
+from prunecli.spec.code import call_factory, import_object
+
+_SLICE = re.compile(r"\[(-?\d*):(-?\d*)(?::(-?\d*))?\]$")
+
+FORMS = (
+    "`npz:FILE#PART`, `imagefolder:DIR`, `idx:IMAGES,LABELS`, `torchvision:CIFAR10?split=test`, "
+    "`random:1024` "
+    "or `file.py:DATASET`, each with an optional `[start:stop]`"
+)
+
+
+class SyntheticDataWarning(UserWarning):
+    """Samples are made up: what is measured on them says nothing about the task."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source taken apart."""
+
+    scheme: str
+    """Empty for code."""
+    place: str
+    part: slice
+
+
+def parse_source(text: str) -> Source:
+    """Take a source apart.
+
+    Raises:
+        DataError: the text has none of the known forms.
+
+    >>> parse_source("npz:digits.npz#train[:1024]")
+    Source(scheme='npz', place='digits.npz#train', part=slice(None, 1024, None))
+    """
+    found = _SLICE.search(text)
+    numbers = [int(number) if number else None for number in (found.groups() if found else ())]
+    part = slice(*numbers) if numbers else slice(None)
+    if part.step == 0:
+        raise DataError(f"`{text}`: the step of a slice cannot be 0.")
+    plain = text[: found.start()] if found else text
+    scheme, colon, place = plain.partition(":")
+    if colon and place and scheme in _OPENERS:
+        return Source(scheme, place, part)
+    if ".py:" not in plain:
+        raise DataError(f"`{text}` is no source of samples. Write {FORMS}.")
+    return Source("", plain, part)
+
+
+def open_data(
+    source: str, spec: ModelSpec, *, download: bool = False, seed: int = 0, trust: bool = False
+) -> Samples:
+    """Open a source of (inputs, target) samples.
+
+    Args:
+        source: as in the spec's [data] or `--data`.
+        spec: says what the inputs are, and where relative paths start.
+        download: fetch a torchvision dataset that is not in the cache.
+        seed: what synthetic samples are drawn from.
+        trust: run the code that a spec from inside a checkpoint names.
+
+    Raises:
+        DataError: the source is malformed, missing or empty.
+        SpecError: the source names code that failed or is not trusted.
+    """
+    parsed = parse_source(source)
+    if parsed.scheme:
+        count, fetch = _OPENERS[parsed.scheme](parsed.place, spec, download, seed, trust)
+    else:
+        count, fetch = _open_code(source, parsed.place, spec, trust)
+    positions = range(count)[parsed.part]
+    if not positions:
+        raise DataError(
+            f"`{source}` has no samples: the source has {count}, and the slice leaves none of them."
+        )
+    return Samples(source, spec, fetch, positions)
+
+
+Opened = tuple[int, Fetch]
+"""How many samples a source has, and how to fetch some."""
+
+
+def _open_code(source: str, text: str, spec: ModelSpec, trust: bool) -> Opened:
+    """Call the user's factory for a map-style dataset."""
+    granted = trust or spec.may_run(source)
+    dataset = call_factory(spec, text, import_object(spec, text, trust=granted), {})
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DataError(
+            f"`{text}` returned {type(dataset).__name__}, which has no length or no items. "
+            "Return a map-style torch.utils.data.Dataset of (input, target)."
+        )
+    return len(dataset), lambda indices: collate([dataset[index] for index in indices])
+
+
+def _open_synthetic(place: str, spec: ModelSpec, _: bool, seed: int, trust: bool) -> Opened:
+    if not place.isascii() or not place.isdigit():
+        raise DataError(f"`random:{place}` needs a number of samples, as in `random:1024`.")
+    warnings.warn(
+        "`random:` samples are made up: accuracy and data-driven importance measured on them mean nothing.",
+        SyntheticDataWarning,
+        stacklevel=3,
+    )
+    return int(place), open_random(spec, seed, trust)
+
+
+_OPENERS: dict[str, Callable[[str, ModelSpec, bool, int, bool], Any]] = {
+    "npz": lambda place, spec, *_: open_npz(place, spec),
+    "idx": lambda place, spec, *_: open_idx(place, spec),
+    "imagefolder": lambda place, spec, *_: open_imagefolder(place, spec),
+    "torchvision": lambda place, spec, download, *_: open_torchvision(place, spec, download),
+    "random": _open_synthetic,
+}

@@ -1,0 +1,145 @@
+"""Pruned model -> one safetensors file, and back: no pickle, no tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from prunecli.errors import CheckpointError, OutputError
+from prunecli.export.files import write_file
+from prunecli.export.rebuild import rebuild
+from prunecli.export.record import METADATA_KEY, PrunedRecord
+from prunecli.graph.copying import aliases, named_tensors
+from prunecli.spec import ModelSpec, from_json_dict, read_spec
+
+
+def save(model: nn.Module, path: str | Path, record: PrunedRecord, force: bool = False) -> None:
+    """Write the model to one file from which `load` rebuilds it. Equal models give equal bytes.
+
+    Raises:
+        OutputError: when the file is there already (without `force`), or cannot be written.
+    """
+    write_file(Path(path), to_bytes(model, record), force)
+
+
+def to_bytes(model: nn.Module, record: PrunedRecord) -> bytes:
+    """Return the content of the file that `save` writes."""
+    _refuse_extra_state(model)
+    tensors = named_tensors(model)
+    hidden = _non_persistent(model) & tensors.keys()
+    record = replace(record, aliases=aliases(model), non_persistent=tuple(sorted(hidden)))
+    plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain, {METADATA_KEY: record.to_json()})
+
+
+def load(path: str | Path, spec: ModelSpec | str | Path | None = None, trust_spec: bool = False) -> nn.Module:
+    """Rebuild a pruned model from its file, in eval mode, on the CPU.
+
+    Args:
+        path: A file written by `save`.
+        spec: How to build the dense model; the spec inside the file if None.
+        trust_spec: Let the spec inside the file run any code, not only factories of torchvision, timm
+            and transformers. A spec given here is always trusted.
+
+    Raises:
+        CheckpointError: when the file is no pruned model, or does not fit the spec.
+        SpecError: when there is no spec, or the one inside may not be run.
+    """
+    path = Path(path)
+    record, tensors = _read(path)
+    return rebuild_pruned(path, record, tensors, _choose_spec(path, record, spec, trust_spec))
+
+
+def rebuild_pruned(
+    path: Path, record: PrunedRecord, tensors: Mapping[str, Tensor], spec: ModelSpec
+) -> nn.Module:
+    """Return the model that the record and the tensors of the file at `path` describe."""
+    from prunecli.graph import twins
+    from prunecli.model import build_model, build_on_meta
+
+    try:
+        return rebuild(
+            lambda device: build_on_meta(spec) if device == "meta" else build_model(spec),
+            twins.install,
+            tensors,
+            {
+                name: getattr(record, name)
+                for name in ("attributes", "rewritten", "aliases", "non_persistent")
+            },
+        )
+    except ValueError as error:
+        raise CheckpointError(f"`{path}`: {error}. Check that `{spec.factory}` is what was pruned.") from None
+
+
+def read_record(path: str | Path) -> PrunedRecord:
+    """Return what the file says of itself, without reading its tensors.
+
+    Raises:
+        CheckpointError: when it is no pruned file.
+    """
+    return _read(Path(path), with_tensors=False)[0]
+
+
+def _read(path: Path, with_tensors: bool = True) -> tuple[PrunedRecord, dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"`{path}`: there is no such file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise CheckpointError(
+                    f"`{path}` was not written by prunecli: it has no `{METADATA_KEY}` metadata. "
+                    "Load it as a checkpoint, with a spec."
+                )
+            record = PrunedRecord.from_json(text, str(path))
+            # cloned, since kernels may round differently where memory is not aligned as in the model saved
+            names = file.keys() if with_tensors else ()
+            return record, {name: file.get_tensor(name).clone() for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"`{path}` cannot be read as safetensors: {error}.") from None
+
+
+def _choose_spec(
+    path: Path, record: PrunedRecord, spec: ModelSpec | str | Path | None, trust_spec: bool
+) -> ModelSpec:
+    if isinstance(spec, ModelSpec):
+        return spec
+    if spec is not None:
+        return read_spec(spec)
+    if record.spec is None:
+        raise CheckpointError(f"`{path}` holds no spec. Say how to build the dense model with `spec`.")
+    return from_json_dict(record.spec, base=path.parent, trusted=trust_spec)
+
+
+def _non_persistent(model: nn.Module) -> set[str]:
+    return {
+        f"{prefix}.{key}" if prefix else key
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for key in module._non_persistent_buffers_set
+    }
+
+
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    """Return a copy that owns just its own memory, as the format asks."""
+    if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+        kind = (
+            "no values (meta device)" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
+        )
+        raise OutputError(f"`{name}` has {kind}, which a safetensors file cannot hold.")
+    plain = tensor.detach().to("cpu", copy=True).resolve_conj().resolve_neg()
+    return plain.clone(memory_format=torch.contiguous_format)
+
+
+def _refuse_extra_state(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise OutputError(
+                f"Module `{name}` ({type(module).__name__}) keeps state that is no tensor "
+                "(`get_extra_state`), which a safetensors file cannot hold."
+            )

@@ -1,0 +1,76 @@
+"""Copies of a module with other tensors in the place of its own, without copying a tensor twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from prunecli.errors import TraceError
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters, then buffers, by their first name; a tied tensor appears once."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for named in (model.named_parameters(), model.named_buffers()):
+        for name, tensor in named:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[name] = tensor
+    return found
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Return the other names of tied tensors -> their first name."""
+    first = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    every = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
+
+
+def copy_module(
+    model: nn.Module,
+    replace: Callable[[str, Tensor], Tensor],
+    constant: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """Return a deep copy in which `replace(name, tensor)` stands for each parameter and buffer.
+
+    The kind of tensor is kept: what replaces a parameter becomes one. `constant` maps tensors that
+    are plain attributes of modules (default: a clone). Tied tensors stay tied.
+
+    Raises:
+        TraceError: a module holds something that cannot be copied.
+    """
+    memo: dict[int, object] = {}
+    for name, tensor in named_tensors(model).items():
+        replacement = replace(name, tensor)
+        if isinstance(tensor, nn.Parameter):
+            trains = tensor.requires_grad and replacement.is_floating_point()
+            replacement = nn.Parameter(replacement, requires_grad=trains)
+        memo[id(tensor)] = replacement
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and id(value) not in memo:
+                detached = value.detach()
+                memo[id(value)] = constant(detached) if constant else detached.clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a module's own __deepcopy__ or __reduce__ raises
+        raise TraceError(
+            f"`{type(model).__name__}` cannot be copied: {error}. "
+            "Pruning works on a copy; remove what cannot be copied from the module's attributes."
+        ) from error
+
+
+def copy_to_meta(model: nn.Module) -> nn.Module:
+    """Return a copy on the meta device: shapes without memory."""
+
+    def to_meta(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device="meta", requires_grad=False)
+
+    return copy_module(model, lambda _, tensor: to_meta(tensor), to_meta)

@@ -1,0 +1,83 @@
+"""Structure + kept units -> a smaller copy of the module: tensors sliced, attributes set."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunecli.graph.copying import copy_module, named_tensors
+from prunecli.graph.structure import Kept, Structure
+from prunecli.graph.twins import install
+
+AttributeValues: TypeAlias = dict[str, dict[str, "int | tuple[int, ...] | list[int]"]]
+
+
+def cut(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
+    """Return a copy of `model` without the units that are not kept; `model` is untouched.
+
+    Each tensor is sliced once per axis and owns its memory. The copy has the mode, the devices and
+    the `requires_grad` of the model.
+    """
+    smaller = copy_module(model, lambda name, tensor: slice_tensor(tensor, name, structure, kept))
+    install(smaller, {n: t for n, t in structure.rewritten.items() if not _is_twin(smaller, n, t)})
+    for module, values in attribute_values(structure, kept, smaller).items():
+        for attribute, value in values.items():
+            setattr(smaller.get_submodule(module), attribute, value)
+    return smaller
+
+
+def slice_tensor(tensor: Tensor, name: str, structure: Structure, kept: Kept) -> Tensor:
+    """Return a contiguous tensor of the positions that stay; a clone where nothing goes."""
+    result = tensor.detach()
+    described = structure.tensors.get(name)
+    for dim, axis in enumerate(described.axes if described else ()):
+        if axis is not None and axis.length == tensor.shape[dim]:
+            stays = axis.kept(kept)
+            if not stays.all():
+                result = result.index_select(dim, torch.from_numpy(np.flatnonzero(stays)).to(result.device))
+    return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def attribute_values(structure: Structure, kept: Kept, model: nn.Module) -> AttributeValues:
+    """Return what the int attributes of modules become: module -> attribute -> value.
+
+    Only attributes whose value changes are listed; entries of tuples are gathered into the whole tuple.
+    """
+    values: AttributeValues = {}
+    for each in structure.attributes:
+        length = each.axis.kept_length(kept)
+        if length == each.axis.length:
+            continue
+        changed = values.setdefault(each.module, {})
+        if each.entry is None:
+            changed[each.name] = length
+        else:
+            current = changed.get(each.name, getattr(model.get_submodule(each.module), each.name))
+            entries = list(current)
+            entries[each.entry] = length
+            changed[each.name] = entries if isinstance(current, list) else tuple(entries)
+    return values
+
+
+def shapes_after(structure: Structure, kept: Kept) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor once the cut is made."""
+    return {
+        name: tuple(
+            length if axis is None else axis.kept_length(kept)
+            for length, axis in zip(tensor.shape, tensor.axes, strict=True)
+        )
+        for name, tensor in structure.tensors.items()
+    }
+
+
+def tensors_fit(model: nn.Module, structure: Structure) -> bool:
+    """Return whether the tensors of `model` that are to be cut are those the structure was found on."""
+    found = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    return all(found.get(name) == each.shape for name, each in structure.tensors.items() if any(each.axes))
+
+
+def _is_twin(model: nn.Module, name: str, twin: str) -> bool:
+    return type(model.get_submodule(name)).__name__ == twin

@@ -1,0 +1,261 @@
+"""Cuts a little of every group on the traced copy, follows it again, and compares what is said about atoms.
+
+A forward pass that merely does not fail proves nothing: `reshape(batch, 4, -1)` swallows a lost head
+without a word. So the cut copy is traced like the dense one, with the classes of the dense solution
+as its atoms. If its code moved the remaining positions as the dense labels predict, the second trace
+implies nothing new. If two classes merge or one freezes, the groups that own them cannot be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from prunecli.graph.build import Draft, build
+from prunecli.graph.constraints import Atoms, Constraints, Grid, Label, Labels, Reason
+from prunecli.graph.copying import named_tensors
+from prunecli.graph.cutting import cut
+from prunecli.graph.solve import Solution, solve
+from prunecli.graph.structure import Group, Structure
+from prunecli.graph.trace import Args, Kwargs, Trace, run, run_training
+from prunecli.graph.tracer import OperationError, Tracer
+
+_OLD = Reason("frozen before")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong when `groups` were cut together; empty where nobody can be named."""
+
+    groups: frozenset[str]
+    reason: Reason
+
+
+class Prober:
+    """Tries cuts on the traced copy of one draft."""
+
+    def __init__(self, trace: Trace, draft: Draft, args: Args, kwargs: Kwargs) -> None:
+        self.trace, self.draft, self.args, self.kwargs = trace, draft, args, kwargs
+        self.steps = {
+            group.name: _step(place, group.width) for place, group in enumerate(draft.structure.groups)
+        }
+
+    def try_all(self) -> Failure | None:
+        """Cut every group by its step, all at once."""
+        return self.try_cut(self.steps)
+
+    def try_cut(self, names: Iterable[str]) -> Failure | None:
+        """Cut these groups by their steps; return what went wrong, or None."""
+        kept = {}
+        for name in names:
+            kept[name] = np.ones(self.draft.structure.by_name[name].width, dtype=bool)
+            kept[name][: self.steps[name]] = False
+        attempt = _Attempt(self.trace, self.draft, kept)
+        try:
+            outputs = attempt.run(self.args, self.kwargs)
+        except OperationError as error:
+            text = f"`{error.op}` fails once it is cut: {error.message}"
+            blamed = attempt.groups_of(error.operands) & frozenset(kept)
+            return Failure(blamed, Reason(text, error.module, error.op))
+        except Exception as error:  # an assertion or any other failure in the model's own code
+            text = f"the code of the model fails once it is cut: {_first_line(error)}"
+            return Failure(frozenset(), Reason(text, attempt.tracer.module))
+        return attempt.verdict(outputs, self.trace.output_shapes)
+
+
+class _Attempt:
+    """One cut, traced, with dense classes as atoms (class c is atom c + 1)."""
+
+    def __init__(self, trace: Trace, draft: Draft, kept: dict[str, NDArray[np.bool_]]) -> None:
+        self.trace, self.draft, self.solution = trace, draft, draft.solution
+        gone = [draft.unit_classes[name][~stays] for name, stays in kept.items()]
+        self.stays = _classes_that_stay(
+            self.solution, np.concatenate(gone) if gone else np.empty(0, np.int64)
+        )
+        self.model = cut(trace.model, draft.structure, kept)
+        self.constraints = self._known()
+        self.known_grids = len(self.constraints.grids)
+        parameters = {name for name, _ in self.model.named_parameters()}
+        tensors = named_tensors(self.model)
+        labels = {name: self._relabel(trace.labels[name], tensor) for name, tensor in tensors.items()}
+        self.tracer = Tracer(self.constraints, tensors, labels, parameters)
+
+    def run(self, args: Args, kwargs: Kwargs) -> Any:
+        outputs = run(self.tracer, self.model, args, kwargs)
+        self.tracer.close(outputs)
+        self.scalars = {module: list(found) for module, found in self.tracer.findings.scalars.items()}
+        if self.trace.follows_training:
+            run_training(self.tracer, self.model, args, kwargs)
+        return outputs
+
+    def groups_of(self, labels: Iterable[Atoms]) -> frozenset[str]:
+        """Return the groups behind labels of this attempt, fresh atoms included."""
+        atoms = np.unique(np.concatenate([np.empty(0, np.int64), *labels]))
+        for grid in reversed(self.constraints.grids[self.known_grids :]):
+            if np.isin(grid.rows, atoms).any() or np.isin(grid.columns, atoms).any():
+                atoms = np.union1d(atoms, grid.cells)
+        classes = atoms[(atoms > 0) & (atoms <= self.solution.class_count)] - 1
+        return frozenset(self.draft.groups_of(classes))
+
+    def verdict(self, outputs: Any, dense_shapes: list[tuple[int, ...]]) -> Failure | None:
+        """Compare what this trace implies with what the dense one implied."""
+        before, after = solve(self._known()), solve(self.constraints)
+        atoms = np.flatnonzero(self.stays) + 1
+        atoms = atoms[~before.is_frozen[before.of[atoms]]]
+        changed = _merged(before.of[atoms], after.of[atoms]) | after.is_frozen[after.of[atoms]]
+        blamed = frozenset(self.draft.groups_of(atoms[changed] - 1))
+        if blamed:
+            return Failure(blamed, _reason_of(after, atoms[changed]))
+        if _shapes(outputs) != dense_shapes:
+            return Failure(frozenset(), Reason("the outputs of the network change their shape"))
+        module = _first_difference(self.trace.scalars, self.scalars)
+        if module is not None:
+            text = "a number in the arithmetic is computed from its size"
+            return Failure(frozenset(), Reason(text, module))
+        return None
+
+    def _known(self) -> Constraints:
+        """Return what the dense solution says about the classes that stay."""
+        constraints = Constraints(count=self.solution.class_count + 1)
+        constraints.freeze(np.flatnonzero(self.solution.is_frozen) + 1, _OLD)
+        for grid in self.trace.constraints.grids:
+            rows, columns = self.solution.of[grid.rows], self.solution.of[grid.columns]
+            row_stays, column_stays = self.stays[rows], self.stays[columns]
+            cells = self.solution.of[grid.cells][row_stays][:, column_stays]
+            if not cells.size:
+                continue
+            rows, columns = rows[row_stays], columns[column_stays]
+            constraints.grids.append(Grid(cells + 1, rows + 1, columns + 1))
+            for part, whole in ((rows, grid.rows), (columns, grid.columns)):
+                if part.size == 1 and whole.size > 1:  # its last position cannot go
+                    constraints.freeze(part + 1, _OLD)
+        return constraints
+
+    def _relabel(self, labels: Labels, tensor: Tensor) -> Labels:
+        result: list[Label] = []
+        for label, length in zip(labels, tensor.shape, strict=True):
+            if isinstance(label, np.ndarray) and length > 1:
+                classes = self.solution.of[label]
+                result.append(classes[self.stays[classes]] + 1)
+            else:
+                result.append(None if isinstance(label, np.ndarray) else label)
+        return tuple(result)
+
+
+def freeze_what_fails(trace: Trace, args: Args, kwargs: Kwargs) -> Structure:
+    """Find the groups that the model's own code lets us cut; freeze the others with the reason."""
+    while True:
+        draft = build(trace, solve(trace.constraints))
+        prober = Prober(trace, draft, args, kwargs)
+        failure = prober.try_all()
+        if failure is None or not prober.steps:
+            return draft.structure
+        found = _spread_blame(prober, failure) if failure.groups else _search(prober, failure)
+        for name, reason in found.items():
+            classes = draft.unit_classes[name]
+            trace.constraints.freeze_first(np.flatnonzero(np.isin(draft.solution.of, classes)), reason)
+
+
+def _spread_blame(prober: Prober, failure: Failure) -> dict[str, Reason]:
+    """Freeze the groups named, and every group that plays the same part in the same kind of module."""
+    structure = prober.draft.structure
+    alone = frozenset(name for name in failure.groups if prober.try_cut([name]) is not None)
+    if len(failure.groups) > 1 and alone:  # an operation names all it was given, not all are at fault
+        failure = Failure(alone, failure.reason)
+    kinds = {_kind(prober.trace, structure.by_name[name]) for name in failure.groups}
+    alike = [group.name for group in structure.groups if _kind(prober.trace, group) in kinds]
+    suspects = [name for name in alike if name not in failure.groups]
+    blamed = set(failure.groups)
+    if suspects and prober.try_cut(suspects[:1]) is not None:
+        blamed |= {name for name in suspects if len(suspects) > _FEW or prober.try_cut([name]) is not None}
+    return dict.fromkeys(sorted(blamed), failure.reason)
+
+
+_FEW = 12
+"""So many groups are tried one by one; more than that share the verdict on one of them."""
+
+
+def _search(prober: Prober, failure: Failure) -> dict[str, Reason]:
+    """Nobody was named: try one group of each kind alone, then kinds together."""
+    kinds: dict[object, list[str]] = {}
+    for group in prober.draft.structure.groups:
+        kinds.setdefault(_kind(prober.trace, group), []).append(group.name)
+    frozen: dict[str, Reason] = {}
+    for names in kinds.values():
+        alone = prober.try_cut(names[:1])
+        if alone is not None:
+            frozen |= dict.fromkeys(names if len(names) > _FEW else _failing(prober, names), alone.reason)
+    if frozen:
+        return frozen
+    accepted: list[str] = []
+    for names in kinds.values():
+        together = prober.try_cut([*accepted, *names])
+        if together is None:
+            accepted += names
+        else:
+            frozen |= dict.fromkeys(names, together.reason)
+    return frozen or dict.fromkeys(prober.steps, failure.reason)
+
+
+def _failing(prober: Prober, names: list[str]) -> list[str]:
+    return [name for name in names if prober.try_cut([name]) is not None]
+
+
+def _kind(trace: Trace, group: Group) -> object:
+    """Groups are of one kind when the same sort of layers, by class and name, hold them in the same way."""
+    return frozenset(_sort_of(trace, member.tensor) + (member.dim,) for member in group.members)
+
+
+def _sort_of(trace: Trace, tensor: str) -> tuple[object, ...]:
+    module, _, leaf = tensor.rpartition(".")
+    layer = module.rpartition(".")[2]
+    return type(trace.model.get_submodule(module)).__name__, "" if layer.isdigit() else layer, leaf
+
+
+def _step(place: int, width: int) -> int:
+    """Return how many units to cut: groups of equal width should differ, so that mix-ups show."""
+    return min(1 + place % 3, max(1, width // 3))
+
+
+def _classes_that_stay(solution: Solution, gone: NDArray[np.int64]) -> NDArray[np.bool_]:
+    stays = np.ones(solution.class_count, dtype=bool)
+    cells, units = solution.owners()
+    stays[cells[np.isin(units, gone)]] = False
+    return stays
+
+
+def _merged(before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return a bool per atom: its class after joins atoms of different classes before."""
+    order = np.lexsort((before, after))
+    joins = (after[order][1:] == after[order][:-1]) & (before[order][1:] != before[order][:-1])
+    return np.isin(after, after[order][1:][joins])
+
+
+def _reason_of(solution: Solution, atoms: Atoms) -> Reason:
+    index = int(solution.reason_of[solution.of[atoms]].min())
+    if index < len(solution.reasons) and solution.reasons[index] is not _OLD:
+        return solution.reasons[index]
+    return Reason("the code of the model mixes up its positions once it is cut: a size there is fixed")
+
+
+def _shapes(outputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _first_difference(dense: dict[str, list[float]], cut_: dict[str, list[float]]) -> str | None:
+    """Return the first module that computed with other numbers."""
+    for module, numbers in dense.items():
+        others = cut_.get(module, [])
+        if len(numbers) == len(others) and not np.allclose(numbers, others, rtol=1e-12, equal_nan=True):
+            return module
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,23 @@
+"""How each kind of ATen operation carries labels on. Importing this package fills `tracer.RULES`."""
+
+from prunecli.graph.rules import (
+    contractions,
+    indexing,
+    normalisations,
+    pieces,
+    pointwise,
+    reductions,
+    spatial,
+    views,
+)
+
+__all__ = [
+    "contractions",
+    "indexing",
+    "normalisations",
+    "pieces",
+    "pointwise",
+    "reductions",
+    "spatial",
+    "views",
+]

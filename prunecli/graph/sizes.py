@@ -1,0 +1,96 @@
+"""Which int attributes of modules hold the length of an axis, and must follow when it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+from torch import nn
+
+from prunecli.graph.constraints import Atoms
+from prunecli.graph.structure import Axis, SizeAttribute
+from prunecli.graph.trace import Trace
+
+AxisOf: TypeAlias = Callable[[Atoms], Axis | None]
+
+_CONVOLUTIONS: Final = (nn.modules.conv._ConvNd,)
+_NORMS: Final = (nn.modules.batchnorm._NormBase,)
+
+KNOWN: Final[Sequence[tuple[tuple[type, ...], dict[str, tuple[str, int]]]]] = (
+    (_CONVOLUTIONS, {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}),
+    (_NORMS, {"num_features": ("weight", 0)}),
+    ((nn.Linear,), {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
+    ((nn.Embedding,), {"embedding_dim": ("weight", 1), "num_embeddings": ("weight", 0)}),
+    ((nn.GroupNorm,), {"num_channels": ("weight", 0)}),
+    ((nn.PReLU,), {"num_parameters": ("weight", 0)}),
+)
+"""Attributes of standard layers -> the tensor and dimension that they describe."""
+
+UNRELATED: Final = frozenset(
+    {"kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice"}
+)
+
+
+def find_attributes(trace: Trace, axis_of: AxisOf) -> Iterator[SizeAttribute]:
+    """Yield the attributes that must follow an axis.
+
+    Standard layers say which by name. Elsewhere an int (or an entry of a tuple or list of ints)
+    follows an axis of that very length whose size some operation in the module was given.
+    """
+    outer = {grid.rows.tobytes() for grid in trace.constraints.grids}
+    for name, module in trace.model.named_modules():
+        candidates = _candidates(trace, name)
+        known = _known(trace, name, module)
+        for attribute, entry, value in _ints(module):
+            if (attribute, entry) in known:
+                label: Atoms | None = known[attribute, entry]
+            else:
+                owned = [label for label in candidates.get(value, []) if axis_of(label) is not None]
+                label = _best(owned, attribute, outer)
+            axis = axis_of(label) if label is not None else None
+            if axis is not None:
+                yield SizeAttribute(name, attribute, entry, axis)
+
+
+def _known(trace: Trace, name: str, module: nn.Module) -> dict[tuple[str, int | None], Atoms | None]:
+    found: dict[tuple[str, int | None], Atoms | None] = {}
+    prefix = f"{name}." if name else ""
+    for classes, attributes in KNOWN:
+        if isinstance(module, classes):
+            for attribute, (tensor, dim) in attributes.items():
+                if prefix + tensor in trace.labels:
+                    label = trace.labels[prefix + tensor][dim]
+                    found[attribute, None] = label if isinstance(label, np.ndarray) else None
+    if isinstance(module, _CONVOLUTIONS):
+        channels = trace.findings.channels.get(name)
+        if channels is not None:
+            found["in_channels", None], found["out_channels", None], found["groups", None] = channels
+    return found
+
+
+def _candidates(trace: Trace, name: str) -> dict[int, list[Atoms]]:
+    by_length: dict[int, list[Atoms]] = {}
+    for label, given in trace.findings.sizes.get(name, {}).values():
+        if given:
+            by_length.setdefault(int(label.size), []).append(label)
+    return by_length
+
+
+def _best(labels: list[Atoms], attribute: str, outer: set[bytes]) -> Atoms | None:
+    """Choose among axes of equal length: a count of heads or groups is the outer part of a split."""
+    counts = any(word in attribute for word in ("num", "n_", "heads", "groups"))
+    ranked = sorted(labels, key=lambda label: (label.tobytes() in outer) is not counts)
+    return ranked[0] if ranked else None
+
+
+def _ints(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    for attribute, value in vars(module).items():
+        if attribute in UNRELATED or attribute.startswith("_"):
+            continue
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+            yield attribute, None, value
+        elif isinstance(value, (tuple, list)) and value and all(type(each) is int for each in value):
+            for entry, each in enumerate(value):
+                if each > 1:
+                    yield attribute, entry, each

@@ -1,0 +1,186 @@
+"""nn.Module + example input -> Trace: one forward pass, followed operation by operation.
+
+The pass runs on the meta device, in eval mode, without gradients: no data, next to no memory. A
+model whose code asks tensors for their values is run for real instead, under the same rules. Where
+some parameters stay unused, the training path is followed as well (auxiliary heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the customary name)
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
+from prunecli.errors import TraceError
+from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
+from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
+from prunecli.graph.tracer import Findings, OperationError, Tracer, label_arrays
+from prunecli.graph.twins import find_rewritable, install
+
+Args = tuple[Any, ...]
+Kwargs = Mapping[str, Any]
+
+
+@dataclass
+class Trace:
+    """What one or two forward passes said about a model."""
+
+    model: nn.Module
+    """The copy that was traced."""
+    labels: dict[str, Labels]
+    constraints: Constraints
+    findings: Findings
+    rewritten: dict[str, str]
+    output_shapes: list[tuple[int, ...]]
+    scalars: dict[str, list[float]]
+    """Numbers that entered the arithmetic of the eval path, per module."""
+    follows_training: bool = False
+    """Whether the training path was followed too."""
+
+
+def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
+    """Follow the forward pass of `model`; the model itself is not touched.
+
+    Args:
+        model: any module.
+        args: positional inputs, with a batch of one sample.
+        kwargs: keyword inputs.
+
+    Raises:
+        TraceError: the forward pass fails for these inputs, on the meta device and for real.
+    """
+    kwargs = dict(kwargs or {})
+    rewritten = find_rewritable(model)
+    try:
+        return _trace_copy(prepare(copy_to_meta(model), rewritten), args, kwargs, rewritten)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, OperationError, TraceError):
+        real = copy_module(model, lambda _, tensor: tensor.detach().clone())
+        try:
+            return _trace_copy(prepare(real, rewritten), args, kwargs, rewritten)
+        except TraceError:
+            raise
+        except Exception as error:
+            where = f" in `{error.module}`" if isinstance(error, OperationError) and error.module else ""
+            raise TraceError(
+                f"The forward pass of `{type(model).__name__}` failed{where}: {_first_line(error)}. "
+                f"It was given {_describe(args, kwargs)}; check the input in the spec."
+            ) from error
+
+
+def prepare(copy: nn.Module, rewritten: Mapping[str, str]) -> nn.Module:
+    """Make a copy ready to be followed: twins installed, eval mode, no gradients."""
+    install(copy, rewritten)
+    return copy.eval().requires_grad_(False)
+
+
+def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+    """Run a forward pass under `tracer`, with inputs moved to where the model is."""
+    device = next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
+    tree_map_only(Tensor, tracer.tag_input, (args, kwargs))
+    with plain_kernels(), tracer.follow(model), torch.no_grad(), _Watch(tracer), tracer:
+        return model(*args, **kwargs)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Switch off the fused paths that hide operations, and restore them."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _trace_copy(model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten: dict[str, str]) -> Trace:
+    _warm_up(model, args, kwargs)
+    constraints = Constraints()
+    tensors = named_tensors(model)
+    parameters = {name for name, _ in model.named_parameters()}
+    labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
+    tracer = Tracer(constraints, tensors, labels, parameters)
+    outputs = run(tracer, model, args, kwargs)
+    tracer.close(outputs)
+    scalars = {module: list(found) for module, found in tracer.findings.scalars.items()}
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, scalars)
+    if parameters - tracer.findings.used.keys():
+        result.follows_training = _follow_training(tracer, model, args, kwargs)
+    for name in sorted(parameters - tracer.findings.used.keys()):
+        for label in label_arrays(labels[name]):
+            constraints.freeze(label, Reason("is not used in the forward pass"))
+    return result
+
+
+def _warm_up(model: nn.Module, args: Args, kwargs: Kwargs) -> None:
+    """Run once, so that what is made on first use exists."""
+    device = next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
+    with plain_kernels(), torch.no_grad():
+        model(*args, **kwargs)
+
+
+def run_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> None:
+    """Follow the training path with two samples."""
+    doubled = tree_map_only(Tensor, lambda tensor: torch.cat([tensor, tensor]), (args, kwargs))
+    model.train()
+    try:
+        tracer.close(run(tracer, model, *doubled))
+    finally:
+        model.eval()
+
+
+def _follow_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> bool:
+    """Follow the training path too; return whether it reached parameters that were unused."""
+    reached, costs = len(tracer.findings.used), len(tracer.findings.contractions)
+    try:
+        run_training(tracer, model, args, kwargs)
+    except (RuntimeError, ValueError, NotImplementedError, TypeError, OperationError):
+        return False  # a model that cannot train here is judged by its eval path alone
+    finally:
+        del tracer.findings.contractions[costs:]
+        del tracer.modules[1:]
+    return len(tracer.findings.used) > reached
+
+
+def _new_labels(constraints: Constraints, tensor: Tensor) -> Labels:
+    labels: list[Label] = [None if n == 1 else constraints.fresh(n) if n else UNIFORM for n in tensor.shape]
+    return tuple(labels)
+
+
+class _Watch(TorchFunctionMode):
+    """Sees the calls whose meaning is lost in the operations they become."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and len(args) < 7:
+            self.tracer.freeze_scale(args[0] if args else kwargs["query"])
+        return func(*args, **kwargs)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _describe(args: Args, kwargs: Kwargs) -> str:
+    shapes = [str(list(a.shape)) if isinstance(a, Tensor) else repr(a) for a in args]
+    shapes += [f"{k}={list(v.shape) if isinstance(v, Tensor) else v!r}" for k, v in kwargs.items()]
+    return ", ".join(shapes) or "no input"

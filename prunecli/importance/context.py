@@ -1,0 +1,67 @@
+"""What a method sees of a micro-batch, and what it hands back: `Observed` -> `State`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from typing_extensions import assert_never
+
+from prunecli.graph.structure import Group
+
+UnitValues = Mapping[str, Float64[Tensor, " width"]]
+"""Group name -> one number per unit."""
+
+
+class Merge(str, Enum):
+    """How two states of one method become one: over micro-batches now, over processes later."""
+
+    SUM = "sum"
+    MAX = "max"
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a method adds up over micro-batches: per group one number per unit."""
+
+    values: UnitValues
+    merge: Merge = Merge.SUM
+
+    def merged(self, other: State) -> State:
+        """Return the state of both samples together.
+
+        >>> one, two = (State({"conv1": torch.tensor([x, 1.0])}) for x in (1.0, 2.0))
+        >>> one.merged(two).values["conv1"]
+        tensor([3., 2.])
+        """
+        match self.merge:
+            case Merge.SUM:
+                merged = {name: value + other.values[name] for name, value in self.values.items()}
+            case Merge.MAX:
+                merged = {
+                    name: torch.maximum(value, other.values[name]) for name, value in self.values.items()
+                }
+            case _:
+                assert_never(self.merge)
+        return State(merged, self.merge)
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One micro-batch, as methods see it.
+
+    A method that needs no data sees exactly one of these, with no gradients and no samples.
+    """
+
+    groups: tuple[Group, ...]
+    """The groups to score. Their members are parameters only: buffers are left out."""
+    parameters: Mapping[str, Tensor]
+    """The parameters of all members, detached, by canonical name."""
+    gradients: Mapping[str, Tensor]
+    """Gradients of the micro-batch's mean loss, for the members that the methods asked for."""
+    samples: int
+    seed: int

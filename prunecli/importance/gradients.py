@@ -1,0 +1,118 @@
+"""Model + micro-batch -> gradients of its mean loss, without touching `.grad`; and what they miss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from prunecli.errors import PruneError, ScoreError
+from prunecli.graph.structure import Structure
+from prunecli.importance.micro_batches import MicroBatch
+
+LossFn = Callable[[Any, Any], Tensor]
+"""(output, targets) -> the mean loss of the batch, a scalar."""
+Twins = Mapping[str, tuple[Tensor, ...]]
+"""Canonical name -> the parameter objects under that name and its aliases, each once."""
+
+
+def find_parameters(model: nn.Module, structure: Structure, names: Set[str]) -> dict[str, tuple[Tensor, ...]]:
+    """Return the parameters called `names`. Tied ones are one object, or several over one storage.
+
+    Raises:
+        ScoreError: The structure was found on another network.
+    """
+    objects = dict(model.named_parameters(remove_duplicate=False))
+    tied: dict[str, list[str]] = {name: [name] for name in structure.tensors if name in names}
+    for alias, name in structure.aliases.items():
+        if name in tied:
+            tied[name].append(alias)
+    found: dict[str, tuple[Tensor, ...]] = {
+        name: tuple({id(objects[same]): objects[same] for same in names if same in objects}.values())
+        for name, names in tied.items()
+    }
+    for name in sorted(names):
+        expected = structure.tensors[name].shape
+        shapes = {tuple(tensor.shape) for tensor in found[name]}
+        if shapes != {expected}:
+            in_model = " and ".join(str(list(shape)) for shape in shapes) or "missing"
+            raise ScoreError(
+                f"`{name}` is {list(expected)} in the structure and {in_model} in the model. "
+                "Pass the structure that find_groups made of this very model."
+            )
+    return found
+
+
+def loss_gradients(
+    model: nn.Module, batch: MicroBatch, loss_fn: LossFn, followed: Twins, number: int
+) -> dict[str, Tensor | None]:
+    """Run forward and backward once; None for a parameter that the gradient does not reach.
+
+    Raises:
+        ScoreError: The model or the loss fails, or the loss is not one finite number.
+    """
+    where = f"Micro-batch {number} (inputs {batch.describe()})"
+    flat = [tensor for twins in followed.values() for tensor in twins]
+    with _explained(where):
+        loss = loss_fn(_call(model, batch), batch.targets)
+        _check(loss, where)
+        found = iter(torch.autograd.grad(loss, flat, allow_unused=True))
+    gradients: dict[str, Tensor | None] = {}
+    for name, twins in followed.items():
+        parts = [part for part in (next(found) for _ in twins) if part is not None]
+        gradients[name] = sum(parts[1:], parts[0]) if parts else None
+    return gradients
+
+
+def read_by_forward(model: nn.Module, batch: MicroBatch, tensors: Twins) -> set[str]:
+    """Return which of the parameters the forward pass reads at all, in whatever form."""
+    storages = {twin.untyped_storage().data_ptr(): name for name, twins in tensors.items() for twin in twins}
+    read = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
+                    read.add(storages.get(leaf.untyped_storage().data_ptr()))
+            return func(*args, **kwargs or {})
+
+    with Watch():  # type: ignore[no-untyped-call]
+        _call(model, batch)
+    return {name for name in read if name is not None}
+
+
+def _call(model: nn.Module, batch: MicroBatch) -> Any:
+    return model(**batch.inputs) if isinstance(batch.inputs, Mapping) else model(*batch.inputs)
+
+
+def _check(loss: Any, where: str) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ScoreError(f"{where}: the loss is one number, the mean over the batch; found {found}.")
+    if not loss.isfinite().item():
+        raise ScoreError(
+            f"{where}: the loss is {loss.item()}. Check the normalisation of the data and the checkpoint."
+        )
+    if not loss.requires_grad:
+        raise ScoreError(
+            f"{where}: the loss does not depend on any parameter that is to be scored. If forward runs under "
+            "torch.no_grad, use a method without gradients (`prunecli methods`)."
+        )
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Say which micro-batch the user's own code failed on."""
+    try:
+        yield
+    except PruneError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ScoreError(f"{where} does not fit into memory. Use a smaller batch size.") from error
+    except Exception as error:
+        raise ScoreError(f"{where}: the model or the loss failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,292 @@
+"""Proof of surgery: the smaller model computes what the masked dense model computes.
+
+Two checks, before anything is written. *Structure*: every parameter and statistic is replaced by
+random numbers (dead units and constant scales hide mistakes) and both models run in float64.
+*Numbers*: the real weights, in the working precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from prunecli.errors import ProofError
+from prunecli.graph.copying import copy_module
+from prunecli.graph.cutting import cut
+from prunecli.graph.masked import run_masked
+from prunecli.graph.structure import Kept, Role, Structure
+from prunecli.graph.trace import plain_kernels, prepare
+from prunecli.graph.tracer import OperationError
+from prunecli.plan import Plan
+
+STRUCTURE_LIMIT: Final = 1e-9
+NUMBERS_LIMIT: Final = 1e-4
+SPREAD_FLOOR: Final = 1e-4
+"""A spread below this share of the largest output says more about rounding than about the cut."""
+FLOAT64_PARAMETERS: Final = 1_000_000_000
+"""Above this many parameters the structure check runs in float32."""
+
+_NORMS: Final = (nn.modules.batchnorm._NormBase,)
+_STILL: Final = (*_NORMS, nn.modules.dropout._DropoutNd, nn.AlphaDropout)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest difference over largest output, for each check, and what was allowed."""
+
+    structure_error: float
+    structure_limit: float
+    structure_dtype: str
+    numbers_error: float
+    numbers_limit: float
+    numbers_dtype: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether both checks passed."""
+        return self.structure_error <= self.structure_limit and self.numbers_error <= self.numbers_limit
+
+
+def verify(
+    model: nn.Module,
+    pruned: nn.Module,
+    structure: Structure,
+    plan: Plan,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> Parity:
+    """Prove that `pruned` is `model` without the units that `plan` removes.
+
+    Args:
+        model: the dense model; it is not touched.
+        pruned: what `apply_plan` made of it; it is not touched.
+        structure: the groups of the dense model.
+        plan: which units stay.
+        args: positional inputs, a small batch (two samples), where the model is.
+        kwargs: keyword inputs.
+        seed: of the random numbers.
+
+    Raises:
+        ProofError: one of the checks failed; nothing that was made should be used.
+    """
+    kept, kwargs = plan.kept(), dict(kwargs or {})
+    with _kept_rng(), _eval_mode(model), _eval_mode(pruned):
+        structure_error, structure_dtype, notes = _check_structure(model, structure, kept, args, kwargs, seed)
+        numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs, seed)
+    structure_limit = STRUCTURE_LIMIT if structure_dtype == torch.float64 else NUMBERS_LIMIT
+    parity = Parity(
+        structure_error, structure_limit, _name(structure_dtype),
+        numbers_error, NUMBERS_LIMIT, _name(numbers_dtype), notes,
+    )  # fmt: skip
+    if not parity.holds:
+        raise ProofError(
+            "The smaller model disagrees with the masked dense model: relative error "
+            f"{structure_error:.1e} with random weights (allowed {structure_limit:.0e}), "
+            f"{numbers_error:.1e} with the real ones (allowed {NUMBERS_LIMIT:.0e}). "
+            "Nothing was written. Leave layers out with --ignore, and please report this."
+        )
+    return parity
+
+
+def _check_structure(
+    model: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int
+) -> tuple[float, torch.dtype, tuple[str, ...]]:
+    """Compare both models with random weights; return the error, the precision and remarks."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    compare = partial(_compare_copies, model, structure, kept, args, kwargs)
+    if size > FLOAT64_PARAMETERS:
+        error, note = _with_random_weights(compare, structure, seed, torch.float32)
+        return error, torch.float32, (*note, "too large for float64: structure checked in float32")
+    try:
+        error, note = _with_random_weights(compare, structure, seed, torch.float64)
+        return error, torch.float64, note
+    except (RuntimeError, OperationError):  # code that computes in float32 whatever it is given
+        error, note = _with_random_weights(compare, structure, seed, torch.float32)
+        return error, torch.float32, (*note, "does not run in float64: structure checked in float32")
+
+
+def _with_random_weights(
+    compare: Callable[..., float], structure: Structure, seed: int, dtype: torch.dtype
+) -> tuple[float, tuple[str, ...]]:
+    error = compare(dtype, _Randomise(structure, seed, dtype))
+    if error == error:
+        return error, ()
+    note = "random weights gave no finite output: structure checked on the real ones"
+    return compare(dtype, _As(dtype)), (note,)
+
+
+def _compare_copies(
+    model: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, dtype: torch.dtype,
+    weights: Callable[[str, Tensor], Tensor],
+) -> float:  # fmt: skip
+    """Cut and mask a copy with other weights; compare eval paths, and training paths if they differ."""
+    args, kwargs = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (args, kwargs))
+    dense = prepare(copy_module(model, weights, lambda t: _cast(t, dtype).clone()), structure.rewritten)
+    _settle_statistics(dense, args, kwargs)
+    smaller = cut(dense, structure, kept)
+    pairs = [(_run(smaller, args, kwargs), run_masked(dense, structure, kept, args, kwargs))]
+    if structure.follows_training:
+        for each in (smaller, dense):
+            _train_without_noise(each)
+        pairs.append((_run(smaller, args, kwargs), run_masked(dense, structure, kept, args, kwargs)))
+    return max(
+        (relative_error(*pair, to_spread=True) for pair in pairs), key=lambda error: (error != error, error)
+    )
+
+
+def _check_numbers(
+    model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int
+) -> tuple[float, torch.dtype]:
+    """Compare the smaller model itself with the masked dense model on the real weights."""
+    dtype = _working_dtype(model)
+    if dtype.itemsize < 4:  # too coarse to compare in; the weights are the same
+        dtype = torch.float32
+        pruned = copy_module(pruned, _As(dtype), lambda t: _cast(t, dtype).clone())
+        args, kwargs = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (args, kwargs))
+    dense = copy_module(model, _As(dtype), lambda t: _cast(t, dtype).clone())
+    errors = []
+    if structure.rewritten:
+        before = _run(dense, args, kwargs)
+        errors.append(relative_error(_run(prepare(dense, structure.rewritten), args, kwargs), before))
+    dense = prepare(dense, {} if errors else structure.rewritten)
+    torch.manual_seed(seed)
+    got = _run(pruned, args, kwargs)
+    torch.manual_seed(seed)
+    errors.append(relative_error(got, run_masked(dense, structure, kept, args, kwargs)))
+    return max(errors, key=lambda error: (error != error, error)), dtype
+
+
+def relative_error(got: Any, expected: Any, *, to_spread: bool = False) -> float:
+    """Return the largest difference over the largest expected value; NaN if anything is not finite.
+
+    With `to_spread`, over how much the expected values differ between samples instead: a network that
+    hardly listens to its input must not pass for that.
+
+    Raises:
+        ProofError: the outputs are not alike.
+    """
+    pairs = [(tree_leaves(got), tree_leaves(expected))]
+    found, wanted = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in pairs[0])
+    if [tuple(t.shape) for t in found] != [tuple(t.shape) for t in wanted]:
+        raise ProofError(
+            f"The smaller model puts out {[list(t.shape) for t in found]}, "
+            f"the dense one {[list(t.shape) for t in wanted]}."
+        )
+    errors = [0.0]
+    for left, right in zip(found, wanted, strict=True):
+        left, right = left.detach().double(), right.detach().double()
+        if not (left.isfinite().all() and right.isfinite().all()):
+            return float("nan")
+        if left.numel():
+            scale = right.abs().max().item()
+            spread = (right - right.mean(dim=0)).abs().max().item() if right.dim() else 0.0
+            scale = max(spread, SPREAD_FLOOR * scale) if to_spread else scale
+            errors.append((left - right).abs().max().item() / (scale or 1.0))
+    return max(errors)
+
+
+@dataclass(frozen=True)
+class _As:
+    """Keeps the weights, in another precision."""
+
+    dtype: torch.dtype
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        return _cast(tensor, self.dtype).clone()
+
+
+class _Randomise:
+    """Draws weights that keep activations in range, whatever the network's depth."""
+
+    def __init__(self, structure: Structure, seed: int, dtype: torch.dtype) -> None:
+        self.structure, self.dtype = structure, dtype
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.detach().clone()
+        described = self.structure.tensors.get(name)
+        role = described.role if described else Role.OTHER
+        shape = tuple(tensor.shape)
+        if role is Role.SCALE or (role is Role.STATISTIC and bool((tensor > 0).all())):
+            drawn = torch.rand(shape, generator=self.generator, dtype=self.dtype) + 0.5
+        else:
+            drawn = torch.randn(shape, generator=self.generator, dtype=self.dtype)
+            fan_in = max(tensor.numel() // max(shape[0], 1), 1) if role is Role.WEIGHT and shape else 200
+            drawn = drawn * (2 / fan_in) ** 0.5
+        if role is Role.OTHER:
+            drawn = drawn + tensor.detach().to("cpu", self.dtype)
+        return drawn.to(tensor.device)
+
+
+def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    with torch.no_grad(), plain_kernels():
+        return model(*args, **kwargs)
+
+
+def _settle_statistics(model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Bring running statistics near what random weights produce, so that deep networks still listen."""
+    norms = [
+        module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
+    ]
+    momenta = [norm.momentum for norm in norms]
+    drawn = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    if norms:
+        with suppress(ValueError):  # one value per channel has no variance: the numbers drawn have to do
+            _run(model, args, kwargs)
+    for norm, momentum, before in zip(norms, momenta, drawn, strict=True):
+        norm.eval().momentum = momentum
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is not None and variance is not None and not torch.equal(mean, before["running_mean"]):
+            variance.clamp_(min=1e-3).mul_(before["running_var"].clamp(0.5, 1.5))
+            mean.add_(before["running_mean"].clamp(-1, 1) * 0.1 * variance.sqrt())
+
+
+def _train_without_noise(model: nn.Module) -> None:
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _STILL):
+            module.eval()
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _working_dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _kept_rng() -> Iterator[None]:
+    with torch.random.fork_rng():
+        yield
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode, and give each its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,83 @@
+"""The story of `compress-report`: two checkpoints, or a report on disk -> a report."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from prunecli.costs import describe
+from prunecli.errors import CheckpointError, InputError
+from prunecli.pipeline.listener import Listener, Silent
+from prunecli.pipeline.measuring import measure_accuracy
+from prunecli.pipeline.opening import Opened, open_model
+from prunecli.pipeline.running import running_on
+from prunecli.pipeline.settings import Machine, Samples, Source
+from prunecli.pipeline.versions import versions
+from prunecli.report import Environment, ParityCheck, Report, WrittenFile, compare
+from prunecli.strict_json import FieldError, from_plain
+
+
+def read_report(path: str) -> Report:
+    """Read a report that `prune` wrote.
+
+    Raises:
+        InputError: it is none, or cannot be read.
+    """
+    file = Path(path)
+    if file.suffix != ".json":
+        raise InputError(f"`{path}` is no report. Name two checkpoints, A and B, or one report (.json).")
+    try:
+        return Report.from_json(file.read_text(encoding="utf-8"), file.name)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not text"
+        raise InputError(f"`{path}` cannot be read: {reason.lower()}.") from None
+
+
+def compare_checkpoints(
+    before: str,
+    after: str,
+    source: Source | None = None,
+    samples: Samples | None = None,
+    machine: Machine | None = None,
+    listener: Listener | None = None,
+) -> Report:
+    """Put two checkpoints side by side; accuracy too where the spec names test data.
+
+    Args:
+        before: the dense checkpoint.
+        after: the pruned one. If prunecli wrote it, it is rebuilt with the spec of the dense one.
+        source: how the model is built.
+        samples: overrides of the data in the spec.
+        machine: where accuracy is measured.
+        listener: hears of progress.
+    """
+    source, samples = source or Source(), samples or Samples()
+    machine, listener = machine or Machine(), listener or Silent()
+    dense = open_model(before, source, samples, listener)
+    small = open_model(after, source, samples, listener, spec=dense.spec)
+    with running_on(machine, listener) as place:
+        measure = partial(
+            measure_accuracy, dense, samples=samples, machine=machine, place=place, listener=listener
+        )
+        accuracy = (measure(dense.model, "accuracy before"), measure(small.model, "accuracy after"))
+    file = small.checkpoint
+    return compare(
+        describe(dense.model, *dense.example),
+        describe(small.model, *dense.example),
+        title=f"{dense.name} -> {small.name}",
+        accuracy=accuracy,
+        parity=_parity(small),
+        files=[WrittenFile(small.name, file.bytes, file.digest)],
+        settings=dict(small.record.method) if small.record else {},
+        random_data=(dense.spec.data.test or "").startswith("random:"),
+        environment=Environment(place.device.type, versions()),
+    )
+
+
+def _parity(opened: Opened) -> tuple[ParityCheck, ...]:
+    """Return the proof that the file carries."""
+    checks = (opened.record.parity if opened.record else None) or ()
+    try:
+        return tuple(from_plain(ParityCheck, check) for check in checks)
+    except FieldError as error:
+        raise CheckpointError(f"`{opened.checkpoint.path}`: metadata field parity {error}.") from None

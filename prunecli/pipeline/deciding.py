@@ -1,0 +1,105 @@
+"""Scores and a budget, or a plan made elsewhere -> the plan that surgery carries out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prunecli.budget import Budget as Limit
+from prunecli.budget import feasible, make_plan, parse_amount
+from prunecli.errors import BudgetError, InputError, UsageError
+from prunecli.importance import Scores
+from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.measuring import measure_scores
+from prunecli.pipeline.opening import Opened, parents_of
+from prunecli.pipeline.running import Place
+from prunecli.pipeline.settings import Budget, Choices
+from prunecli.plan import Constraints, Plan, Rank, Scope
+
+
+def check_choices(choices: Choices) -> None:
+    """Refuse choices that contradict each other, before any file is opened.
+
+    Raises:
+        UsageError: naming the two.
+    """
+    budget, decision = choices.budget, choices.decision
+    given = [f"--{name}" for name in ("keep", "target") if getattr(budget, name) is not None]
+    if decision.apply is not None:
+        for option in (*given, *(["--scores"] if decision.scores else [])):
+            raise UsageError(f"`--apply` brings its own decision; leave out `{option}`.")
+        return
+    if not given:
+        raise UsageError("Say how much may stay: `--keep 0.5`, `--target macs=0.5`, or `--apply PLAN`.")
+    if len(given) > 1:
+        raise UsageError("`--keep` and `--target` are two budgets; give one of them.")
+    if len(choices.importance.method) != 1:
+        raise UsageError("`prune` ranks by one `--method`; `prunecli score` compares several.")
+    _limit(budget)
+    _constraints(budget)
+
+
+def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -> tuple[Plan, Scores | None]:
+    """Return the plan, and the scores it follows; None where it was made elsewhere.
+
+    Raises:
+        InputError: the plan or the scores are of another network.
+        BudgetError: no plan meets the budget under the constraints.
+    """
+    decision, budget = choices.decision, choices.budget
+    if decision.apply is not None:
+        plan = Plan.from_json(_read(decision.apply).decode("utf-8", "replace"), Path(decision.apply).name)
+        plan.check(opened.structure)
+        return plan, None
+    limit, constraints = _limit(budget), _constraints(budget)
+    reachable = feasible(opened.structure, limit, constraints)
+    if not reachable.holds_wanted:
+        raise BudgetError(
+            f"`{limit.text}` cannot be met: the constraints allow {reachable.describe()}. "
+            "Ask for more, or loosen --min-keep, --round-to, --ignore or --keep-layer."
+        )
+    listener.detail(f"the budget {limit.text} can be met: {reachable.describe()}")
+    scores = _scores(opened, choices, place, listener)
+    plan = make_plan(
+        opened.structure,
+        scores,
+        budget=limit,
+        scope=Scope(budget.scope),
+        rank=None if budget.rank == "auto" else Rank(budget.rank),
+        constraints=constraints,
+        digests=parents_of(opened),
+    )
+    return plan, scores
+
+
+def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) -> Scores:
+    if choices.decision.scores is not None:
+        return Scores.from_bytes(_read(choices.decision.scores), Path(choices.decision.scores).name)
+    measured = measure_scores(opened, choices.importance, choices.samples, choices.machine, place, listener)
+    return measured[choices.importance.method[0]]
+
+
+def _limit(budget: Budget) -> Limit:
+    return Limit.parse(f"keep={budget.keep}" if budget.keep is not None else str(budget.target))
+
+
+def _constraints(budget: Budget) -> Constraints:
+    return Constraints(
+        min_keep=parse_amount(budget.min_keep, "--min-keep"),
+        round_to=budget.round_to,
+        ignore=budget.ignore,
+        keep_layer=dict(map(_kept_layer, budget.keep_layer)),
+    )
+
+
+def _kept_layer(text: str) -> tuple[str, int | float]:
+    pattern, equals, amount = text.rpartition("=")
+    if not equals or not pattern:
+        raise UsageError(f"`--keep-layer {text}`: write PATTERN=SHARE, such as `layer1.*=0.8`.")
+    return pattern, parse_amount(amount, f"--keep-layer {pattern}=")
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from None

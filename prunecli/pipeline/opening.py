@@ -1,0 +1,112 @@
+"""A checkpoint and what the user says of it -> a model ready to run, and its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from prunecli.checkpoint import Checkpoint, MatchReport, load_into, read_checkpoint
+from prunecli.export.record import METADATA_KEY, PrunedRecord
+from prunecli.export.to_safetensors import rebuild_pruned
+from prunecli.graph.groups import find_groups
+from prunecli.graph.structure import Structure
+from prunecli.model import build_model, example_inputs
+from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.running import float_dtype
+from prunecli.pipeline.settings import Samples, Source
+from prunecli.spec import ModelSpec, find_spec
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model on the CPU, in eval mode, with where it came from."""
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    model: nn.Module
+    record: PrunedRecord | None
+    """What the file says of itself, if prunecli wrote it."""
+    match: MatchReport | None = None
+    """How the names of the checkpoint met those of the model; None for a file that prunecli wrote."""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, without its folder."""
+        return self.checkpoint.path.name
+
+    @property
+    def read_as(self) -> str:
+        """How the checkpoint was read."""
+        if self.record is not None:
+            return "pruned file"
+        parts = [self.checkpoint.kind]
+        if self.checkpoint.wrapper:
+            parts.append(f"in `{self.checkpoint.wrapper}`")
+        if self.match is not None and self.match.prefix:
+            parts.append(f"prefix `{self.match.prefix}` removed")
+        return ", ".join((*parts, *(self.match.cast if self.match else ())))
+
+    @cached_property
+    def example(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """One made-up sample: positional and keyword arguments."""
+        return example_inputs(self.spec, dtype=float_dtype(self.model))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """What goes together, and what is frozen."""
+        args, kwargs = self.example
+        return find_groups(self.model, args, kwargs)
+
+
+def open_model(
+    path: str, source: Source, samples: Samples, listener: Listener, spec: ModelSpec | None = None
+) -> Opened:
+    """Read a checkpoint, find its spec, build the model and load the parameters into it.
+
+    Args:
+        path: the checkpoint.
+        source: what the user says of the model.
+        samples: what the user says of the data.
+        listener: hears how the checkpoint was read.
+        spec: how the model is built, where that is known already.
+
+    Raises:
+        SpecError: there is no spec, or it is not trusted, or building the model failed.
+        CheckpointError: the file cannot be read, or does not fit the model.
+    """
+    checkpoint = read_checkpoint(Path(path), key=source.key, allow_pickle=source.allow_pickle)
+    spec = spec or _find_spec(checkpoint, source, samples)
+    if METADATA_KEY in checkpoint.metadata:
+        record = PrunedRecord.from_json(checkpoint.metadata[METADATA_KEY], str(path))
+        opened = Opened(
+            checkpoint, spec, rebuild_pruned(checkpoint.path, record, checkpoint.tensors, spec), record
+        )
+        listener.note(f"{opened.name}: {opened.read_as} of `{spec.factory}`")
+    else:
+        model = build_model(spec)
+        opened = Opened(checkpoint, spec, model, None, load_into(model, checkpoint, spec))
+        listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")
+    return opened
+
+
+def _find_spec(checkpoint: Checkpoint, source: Source, samples: Samples) -> ModelSpec:
+    return find_spec(
+        checkpoint.path,
+        source.spec,
+        metadata=checkpoint.metadata,
+        trust=source.trust_spec,
+        spec_args=source.spec_arg,
+        input=source.input,
+        data=samples.data,
+        test_data=samples.test_data,
+    )
+
+
+def parents_of(opened: Opened) -> Mapping[str, str]:
+    """Return the digests of the files that a model made of this one descends from."""
+    before = dict(opened.record.parents) if opened.record else {}
+    return {**before, opened.name: opened.checkpoint.digest}

@@ -1,0 +1,70 @@
+"""The story of `score`: a checkpoint and a sample -> the importance of every unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunecli.errors import UsageError
+from prunecli.export.files import check_free, write_files
+from prunecli.importance import Scores
+from prunecli.pipeline.listener import Listener, Silent
+from prunecli.pipeline.measuring import measure_scores
+from prunecli.pipeline.opening import open_model
+from prunecli.pipeline.running import running_on
+from prunecli.pipeline.settings import Importance, Machine, Samples, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores by method, and the files they were written to."""
+
+    checkpoint: str
+    scores: Mapping[str, Scores]
+    files: tuple[Path, ...] = ()
+
+
+def score(
+    checkpoint: str,
+    source: Source | None = None,
+    samples: Samples | None = None,
+    importance: Importance | None = None,
+    machine: Machine | None = None,
+    out: str | None = None,
+    force: bool = False,
+    listener: Listener | None = None,
+) -> Scored:
+    """Score the units of a checkpoint by one or several methods.
+
+    Args:
+        checkpoint: the parameters.
+        source: how the model is built.
+        samples: what importance is measured on.
+        importance: which methods.
+        machine: where it runs.
+        out: a .safetensors file to write; with several methods, one file each, NAME.METHOD.safetensors.
+        force: replace files that are there.
+        listener: hears of progress.
+    """
+    source, samples, importance = source or Source(), samples or Samples(), importance or Importance()
+    machine, listener = machine or Machine(), listener or Silent()
+    paths = _paths(out, importance.method)
+    check_free(paths.values(), force)
+    opened = open_model(checkpoint, source, samples, listener)
+    with running_on(machine, listener) as place:
+        scores = measure_scores(opened, importance, samples, machine, place, listener)
+    write_files({path: scores[method].to_bytes() for method, path in paths.items()}, force)
+    return Scored(opened.name, scores, tuple(paths.values()))
+
+
+def _paths(out: str | None, methods: tuple[str, ...]) -> dict[str, Path]:
+    """Return where the scores of each method go."""
+    if out is None:
+        return {}
+    path = Path(out)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"`--out {out}`: scores are safetensors. Name a file that ends in .safetensors.")
+    if len(methods) == 1:
+        return {methods[0]: path}
+    return {method: path.with_suffix(f".{method}.safetensors") for method in methods}

@@ -1,0 +1,105 @@
+"""What a user can choose, in groups, with the defaults. Plain values: no torch, no files opened.
+
+The command line describes each field as an option of the same name (cli/options.py); Python code passes
+the groups to the stories of this package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "float32", "float64", "bfloat16", "float16"]
+ModeName = Literal["eval", "train"]
+ScopeName = Literal["global", "layer"]
+RankName = Literal["auto", "score", "score-per-cost"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the model is built, and how its checkpoint is read."""
+
+    spec: str | None = None
+    spec_arg: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
+    key: str | None = None
+    allow_pickle: bool = False
+    trust_spec: bool = False
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The data that importance and accuracy are measured on."""
+
+    data: str | None = None
+    test_data: str | None = None
+    samples: int | None = None
+    batch_size: int = 64
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how exactly the model runs."""
+
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How the importance of units is measured."""
+
+    method: tuple[str, ...] = ("taylor-fo",)
+    method_arg: tuple[str, ...] = ()
+    score_bn: ModeName = "eval"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much stays, and what must."""
+
+    keep: str | None = None
+    target: str | None = None
+    scope: ScopeName = "global"
+    rank: RankName = "auto"
+    min_keep: str = "1"
+    round_to: int = 1
+    ignore: tuple[str, ...] = ()
+    keep_layer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where scores and the plan come from, if they are made already, and whether to stop at the plan."""
+
+    scores: str | None = None
+    apply: str | None = None
+    plan: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is written, and where."""
+
+    out: str | None = None
+    onnx: bool = True
+    verify: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Everything that `prune` can be told."""
+
+    source: Source = Source()
+    samples: Samples = Samples()
+    importance: Importance = Importance()
+    budget: Budget = Budget()
+    decision: Decision = Decision()
+    machine: Machine = Machine()
+    files: Files = Files()

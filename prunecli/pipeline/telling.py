@@ -1,0 +1,128 @@
+"""What was cut -> what its files say of it: the record inside the model file, and the report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from prunecli.costs import describe
+from prunecli.export.record import PrunedRecord, write_sizes
+from prunecli.graph.cutting import attribute_values
+from prunecli.importance import Scores
+from prunecli.pipeline.opening import Opened, parents_of
+from prunecli.pipeline.versions import versions
+from prunecli.plan import Constraints, Plan
+from prunecli.report import (
+    Accuracy,
+    Change,
+    Environment,
+    Notice,
+    OnnxCheck,
+    ParityCheck,
+    Report,
+    WrittenFile,
+    compare,
+)
+from prunecli.spec import to_json_dict
+from prunecli.spec.rebase import rebase
+from prunecli.strict_json import Json, to_plain
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A model, the decision, and the smaller model."""
+
+    opened: Opened
+    plan: Plan
+    scores: Scores | None
+    """What the plan follows; None where it was made elsewhere."""
+    smaller: nn.Module
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found out about the smaller model before anything is written."""
+
+    parity: tuple[ParityCheck, ...] = ()
+    parity_notes: tuple[str, ...] = ()
+    accuracy: tuple[Accuracy | None, Accuracy | None] = (None, None)
+    onnx: OnnxCheck | None = None
+
+
+def make_record(cut: Cut, folder: Path, parity: tuple[ParityCheck, ...]) -> PrunedRecord:
+    """Return what a file in `folder` says of itself. A model pruned before keeps the sizes set then."""
+    before = cut.opened.record or PrunedRecord()
+    sizes = write_sizes(attribute_values(cut.opened.structure, cut.plan.kept(), cut.smaller))
+    modules = dict.fromkeys((*before.attributes, *sizes))
+    return PrunedRecord(
+        spec=to_json_dict(rebase(cut.opened.spec, folder)),
+        attributes={name: {**before.attributes.get(name, {}), **sizes.get(name, {})} for name in modules},
+        rewritten={**before.rewritten, **cut.opened.structure.rewritten},
+        plan=to_plain(cut.plan),
+        method=settings_of(cut),
+        parents=parents_of(cut.opened),
+        parity=to_plain(parity) if parity else None,
+        versions=versions(),
+    )
+
+
+def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], device: str) -> Report:
+    """Put the two models side by side."""
+    notes = cut.scores.about.notes if cut.scores else ()
+    sources = (_sample(cut), cut.opened.spec.data.test)
+    return compare(
+        describe(cut.opened.model, *cut.opened.example),
+        describe(cut.smaller, *cut.opened.example),
+        title=cut.opened.name,
+        units=Change(cut.plan.unit_count, cut.plan.kept_count),
+        accuracy=checked.accuracy,
+        parity=checked.parity,
+        onnx=checked.onnx,
+        files=[_written(path, content) for path, content in contents.items()],
+        settings=settings_of(cut),
+        statistics_changed=[
+            group.name
+            for group in cut.opened.structure.groups
+            if group.changes_statistics and len(cut.plan.keep[group.name]) < group.width
+        ],
+        random_data=any(source is not None and source.startswith("random:") for source in sources),
+        warnings=[
+            *(Notice("scores", note) for note in notes),
+            *(Notice("parity", note) for note in checked.parity_notes),
+        ],
+        environment=Environment(device, versions()),
+    )
+
+
+def settings_of(cut: Cut) -> dict[str, Json]:
+    """Return what was asked for, in the order to show it; what was left alone is left out."""
+    about = to_plain(cut.scores.about) if cut.scores else {"seed": cut.plan.seed}
+    asked, untouched = to_plain(cut.plan.constraints), to_plain(Constraints())
+    chosen = {
+        "method": cut.plan.method,
+        "budget": cut.plan.budget,
+        "scope": cut.plan.scope.value,
+        "rank": cut.plan.rank.value,
+        **{name: value for name, value in asked.items() if value != untouched[name]},
+        "sample": _sample(cut),
+        **{name: value for name, value in about.items() if name not in ("method", "notes", "seed")},
+        "seed": about["seed"],
+    }
+    return {name: value for name, value in chosen.items() if value or name == "seed"}
+
+
+def _sample(cut: Cut) -> str | None:
+    """Return the source that importance was measured on, without its folder."""
+    if cut.scores is None or not cut.scores.about.samples:
+        return None
+    data = to_json_dict(cut.opened.spec)["data"]
+    source = data.get("sample") or data.get("train")
+    return str(source) if source else None
+
+
+def _written(path: Path, content: bytes) -> WrittenFile:
+    return WrittenFile(path.name, len(content), hashlib.sha256(content).hexdigest())

@@ -1,0 +1,40 @@
+"""Two models side by side: the one value from which every table and file is rendered. No torch.
+
+`costs.describe` gathers the numbers, `compare` puts them side by side, `to_markdown` and `to_csv` write
+them down; the terminal's tables are made in cli/.
+"""
+
+from prunecli.report.comparison import compare
+from prunecli.report.text import to_csv, to_markdown
+from prunecli.report.values import (
+    Accuracy,
+    Change,
+    Environment,
+    LayerChange,
+    LayerFacts,
+    ModelFacts,
+    Notice,
+    OnnxCheck,
+    ParityCheck,
+    Report,
+    Totals,
+    WrittenFile,
+)
+
+__all__ = [
+    "Accuracy",
+    "Change",
+    "Environment",
+    "LayerChange",
+    "LayerFacts",
+    "ModelFacts",
+    "Notice",
+    "OnnxCheck",
+    "ParityCheck",
+    "Report",
+    "Totals",
+    "WrittenFile",
+    "compare",
+    "to_csv",
+    "to_markdown",
+]

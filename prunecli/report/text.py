@@ -1,0 +1,195 @@
+"""Report -> Markdown and CSV, and how numbers are written for people."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterator, Sequence
+
+from prunecli.report.values import Accuracy, LayerChange, OnnxCheck, ParityCheck, Report
+
+_SHOWN = 20
+_MOST_CHARACTERS = 500_000  # a CI summary of more than 1 MiB is dropped whole
+_CSV_HEADER = (
+    "layer", "type", "units_before", "units_after", "params_before", "params_after",
+    "macs_before", "macs_after", "macs_share",
+)  # fmt: skip
+
+
+def to_csv(report: Report) -> str:
+    """Return one line per layer, with exact numbers; `macs_share` is the layer's part of the MACs left."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_HEADER)
+    for layer in report.layers:
+        units = (layer.units.before, layer.units.after) if layer.units else ("", "")
+        numbers = (layer.params.before, layer.params.after, layer.macs.before, layer.macs.after)
+        writer.writerow((layer.name, layer.kind, *units, *numbers, f"{macs_share(layer, report):.6f}"))
+    return text.getvalue()
+
+
+def to_markdown(report: Report) -> str:
+    """Return a summary for a pull request: totals, checks, the first layers, the rest folded away."""
+    layers = [layer for layer in report.layers if layer.macs.before or layer.macs.after] or list(
+        report.layers
+    )
+    parts = [
+        f"### {_cell(report.title)}",
+        "\n".join(_totals(report)),
+        "\n".join(f"- {line}" for line in _facts(report)),
+        "\n".join(_layer_table(report, layers[:_SHOWN])),
+    ]
+    if rest := layers[_SHOWN:]:
+        rows = _layer_table(report, rest)
+        room = _MOST_CHARACTERS - sum(map(len, parts))
+        shown = _fitting(rows, room)
+        title = f"{len(rest)} more layer{'s' if len(rest) > 1 else ''}" + (
+            "" if shown == len(rows) else f", {shown - 2} of them shown"
+        )
+        parts.append(f"<details><summary>{title}</summary>\n\n" + "\n".join(rows[:shown]) + "\n\n</details>")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def human(number: int) -> str:
+    """Write a count with three digits and a unit.
+
+    >>> [human(n) for n in (0, 999, 1_234, 40_960_000, 999_999, 4_089_184_256)]
+    ['0', '999', '1.23K', '41.0M', '1.00M', '4.09G']
+    """
+    return _scaled(number, ("", "K", "M", "G", "T", "P"), "")
+
+
+def human_bytes(size: int) -> str:
+    """Write a file size, in powers of 1000.
+
+    >>> human_bytes(1_093_000)
+    '1.09 MB'
+    """
+    return _scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+
+
+def percent(share: float) -> str:
+    """Write a share of 1.
+
+    >>> percent(0.4687), percent(1.0), percent(0.0004)
+    ('46.9%', '100%', '0.0%')
+    """
+    text = f"{100 * share:.1f}%"
+    return "100%" if text == "100.0%" else text
+
+
+def macs_share(layer: LayerChange, report: Report) -> float:
+    """Return the layer's part of the MACs that are left."""
+    total = report.totals.macs.after
+    return layer.macs.after / total if total else 0.0
+
+
+def accuracy_text(before: Accuracy | None, after: Accuracy | None) -> str:
+    """Write what is known of the accuracy of both models.
+
+    >>> accuracy_text(Accuracy(360, 0.1, top1=0.975), Accuracy(360, 0.25, top1=0.95))
+    'top1 97.50% -> 95.00% (-2.50), loss 0.1000 -> 0.2500, 360 samples'
+    """
+    known = after or before
+    if known is None:
+        return ""
+    parts = []
+    for name in ("top1", "top5"):
+        old, new = getattr(before, name, None), getattr(after, name, None)
+        if old is not None and new is not None:
+            parts.append(f"{name} {100 * old:.2f}% -> {100 * new:.2f}% ({100 * (new - old):+.2f})")
+        elif (alone := new if new is not None else old) is not None:
+            parts.append(f"{name} {100 * alone:.2f}%")
+    losses = [f"{item.loss:.4f}" for item in (before, after) if item is not None and item.loss is not None]
+    if losses:
+        parts.append(f"loss {' -> '.join(losses)}")
+    return ", ".join([*parts, f"{known.samples:,} samples"])
+
+
+def parity_text(check: ParityCheck) -> str:
+    """Write one proof.
+
+    >>> parity_text(ParityCheck("structure", 2.1e-15, 1e-9, "float64"))
+    'structure 2.1e-15 (allowed 1e-09, float64)'
+    """
+    return f"{check.name} {check.error:.1e} (allowed {check.bound:.0e}, {check.dtype})"
+
+
+def onnx_text(check: OnnxCheck) -> str:
+    """Write how far onnxruntime is from PyTorch.
+
+    >>> onnx_text(OnnxCheck(3.1e-7, (1, 2, 3), True, 20))
+    'error 3.1e-07 against PyTorch at batch 1, 2, 3; dynamic batch, opset 20'
+    """
+    batches = ", ".join(map(str, check.batches))
+    kind = "dynamic batch" if check.dynamic_batch else "fixed batch"
+    return f"error {check.error:.1e} against PyTorch at batch {batches}; {kind}, opset {check.opset}"
+
+
+def _scaled(number: int, units: Sequence[str], gap: str) -> str:
+    if abs(number) < 1000:
+        return f"{number}{gap}{units[0]}".rstrip()
+    value = float(number)
+    for unit in units:
+        digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+        if abs(round(value, digits)) < 1000:
+            return f"{value:.{digits}f}{gap}{unit}"
+        value /= 1000
+    return f"{value * 1000:.0f}{gap}{units[-1]}"
+
+
+def _totals(report: Report) -> Iterator[str]:
+    totals = report.totals
+    yield "| | before | after | left |"
+    yield "|---|---:|---:|---:|"
+    if totals.units:
+        yield f"| units | {totals.units.before:,} | {totals.units.after:,} | {percent(totals.units.ratio)} |"
+    for name, change in (("params", totals.params), ("MACs", totals.macs)):
+        yield f"| {name} | {human(change.before)} | {human(change.after)} | {percent(change.ratio)} |"
+    size = totals.parameter_bytes
+    yield f"| size | {human_bytes(size.before)} | {human_bytes(size.after)} | {percent(size.ratio)} |"
+
+
+def _facts(report: Report) -> Iterator[str]:
+    if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
+        yield f"accuracy: {accuracy}"
+    if report.parity:
+        yield "parity: " + "; ".join(map(parity_text, report.parity))
+    if report.onnx:
+        yield f"ONNX: {onnx_text(report.onnx)}"
+        yield from map(_cell, report.onnx.notes)
+    yield from (f"written: {_cell(file.name)}, {human_bytes(file.size)}" for file in report.files)
+    yield from (f"**warning:** {_safe(notice.text)}" for notice in report.warnings)
+
+
+def _layer_table(report: Report, layers: Sequence[LayerChange]) -> list[str]:
+    head = ["| layer | type | units | params | MACs | share |", "|---|---|---:|---:|---:|---:|"]
+    rows = []
+    for layer in layers:
+        units = f"{layer.units.after}/{layer.units.before}" if layer.units else ""
+        params = f"{human(layer.params.before)} → {human(layer.params.after)}"
+        macs = f"{human(layer.macs.before)} → {human(layer.macs.after)}"
+        name = _cell(layer.name or "(root)")
+        share = percent(macs_share(layer, report))
+        rows.append(f"| {name} | {_cell(layer.kind)} | {units} | {params} | {macs} | {share} |")
+    return head + rows
+
+
+def _fitting(rows: Sequence[str], room: int) -> int:
+    """Return how many of the rows fit into so many characters."""
+    for i, row in enumerate(rows):
+        room -= len(row) + 1
+        if room < 0:
+            return i
+    return len(rows)
+
+
+def _cell(text: str) -> str:
+    """Make a text harmless inside Markdown: names may come from anywhere."""
+    return "".join(f"\\{c}" if c in "\\`*_[]|~" else c for c in _safe(text))
+
+
+def _safe(text: str) -> str:
+    """Take out tags and control characters."""
+    return html.escape("".join(c if c.isprintable() else " " for c in text), quote=False)

@@ -1,0 +1,189 @@
+"""What is known of two models, as plain numbers that survive a JSON round trip. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prunecli.errors import InputError
+from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One module with parameters or arithmetic of its own."""
+
+    name: str
+    kind: str
+    """The class name, as in `Conv2d`."""
+    units: int | None
+    """What it puts out, where that is one number."""
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model: its layers in the order they are built, and what could not be counted."""
+
+    layers: tuple[LayerFacts, ...]
+    parameter_bytes: int
+    not_counted: tuple[str, ...] = ()
+    """Operations whose multiply-accumulates nobody knows."""
+
+    @property
+    def params(self) -> int:
+        """Parameters, tied ones once."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one sample."""
+        return sum(layer.macs for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number, before and after."""
+
+    before: int
+    after: int
+
+    @property
+    def ratio(self) -> float:
+        """What is left: after / before; 1 where there was nothing."""
+        return self.after / self.before if self.before else 1.0
+
+    def __add__(self, other: Change) -> Change:
+        """Return the sums."""
+        return Change(self.before + other.before, self.after + other.after)
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """One layer, before and after. A layer that only one of the models has counts nothing in the other."""
+
+    name: str
+    kind: str
+    units: Change | None
+    params: Change
+    macs: Change
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The whole model, before and after."""
+
+    params: Change
+    macs: Change
+    parameter_bytes: Change
+    units: Change | None = None
+    """Prunable units, where the groups are known."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How good a model is on labelled data. `top1` and `top5` are shares of 1, None where meaningless."""
+
+    samples: int
+    loss: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """One comparison with the masked dense model."""
+
+    name: str
+    error: float
+    bound: float
+    dtype: str
+
+
+@dataclass(frozen=True)
+class OnnxCheck:
+    """How far onnxruntime is from PyTorch on the exported file."""
+
+    error: float
+    batches: tuple[int, ...]
+    dynamic_batch: bool
+    opset: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file on disk; its name without the folder."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know. `kind` is for programs, `text` for people."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What it ran on. Never user names, paths or variables."""
+
+    device: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said of a pruned model."""
+
+    title: str
+    """What was pruned, as in `resnet20.th`."""
+    layers: tuple[LayerChange, ...]
+    totals: Totals
+    accuracy_before: Accuracy | None = None
+    accuracy_after: Accuracy | None = None
+    parity: tuple[ParityCheck, ...] = ()
+    onnx: OnnxCheck | None = None
+    files: tuple[WrittenFile, ...] = ()
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    """Method, budget, scope, seed, sample... in the order to show them."""
+    warnings: tuple[Notice, ...] = ()
+    environment: Environment | None = None
+
+    def to_json(self) -> str:
+        """Return the versioned JSON text, ending in a newline."""
+        return json.dumps({"version": REPORT_VERSION, **to_plain(self)}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "report") -> Report:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: when it is no report, or was written by a newer prunecli.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"`{where}` is not JSON. Expected a report written by `prunecli prune`."
+            ) from None
+        version = data.pop("version", None) if isinstance(data, dict) else None
+        if type(version) is not int or version < 1:
+            raise InputError(f"`{where}` is no prunecli report: it has no `version` number.")
+        if version > REPORT_VERSION:
+            raise InputError(
+                f"`{where}` has version {version}, but this prunecli reads up to {REPORT_VERSION}. "
+                "Update prunecli."
+            )
+        try:
+            return from_plain(cls, data)
+        except (FieldError, RecursionError) as error:
+            raise InputError(f"`{where}`: {error}.") from None

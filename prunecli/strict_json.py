@@ -1,0 +1,112 @@
+"""Frozen dataclasses <-> JSON, strictly: a missing, unknown or mistyped field is named, never guessed.
+
+Fields may be `int`, `float`, `str`, `bool`, `X | None`, `tuple[X, ...]`, `Mapping[str, X]`, another
+dataclass, or `Json` (anything that JSON can hold, kept as it is).
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Json = Any
+"""A value that JSON can hold."""
+
+T = TypeVar("T")
+
+_SCALARS: dict[type, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+
+
+class FieldError(ValueError):
+    """A field of the JSON is not what its dataclass declares. The message names it."""
+
+
+def to_plain(value: Any) -> Json:
+    """Turn dataclasses, tuples and mappings into dicts and lists, leaving everything else alone."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(cls: type[T], data: Json, where: str = "") -> T:
+    """Build the dataclass `cls` from what `to_plain` made of it.
+
+    Args:
+        cls: A dataclass.
+        data: What JSON held.
+        where: Path of the field, for the message: `layers[3].macs`.
+
+    Raises:
+        FieldError: naming the field, what was found and what was expected.
+    """
+    _expect(isinstance(data, dict), where, data, "an object")
+    hints = _hints(cls)  # type: ignore[arg-type]
+    declared = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in declared:
+            raise FieldError(f"`{_join(where, name)}`: unknown field, expected one of {', '.join(declared)}")
+    values = {}
+    for name, item in declared.items():
+        if name in data:
+            values[name] = _read(hints[name], data[name], _join(where, name))
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise FieldError(f"`{_join(where, name)}`: missing field")
+    return cls(**values)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _read(hint: Any, data: Json, where: str) -> Any:
+    if hint is Any:
+        return data
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _read_union(arguments, data, where)
+    if origin is tuple:
+        _expect(isinstance(data, list), where, data, "a list")
+        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is not None and issubclass(origin, Mapping):
+        _expect(isinstance(data, dict), where, data, "an object")
+        return {key: _read(arguments[1], item, _join(where, key)) for key, item in data.items()}
+    if is_dataclass(hint):
+        return from_plain(hint, data, where)  # type: ignore[arg-type]
+    return _read_scalar(hint, data, where)
+
+
+def _read_union(choices: tuple[Any, ...], data: Json, where: str) -> Any:
+    if data is None and type(None) in choices:
+        return None
+    wanted = [choice for choice in choices if choice is not type(None)]
+    if len(wanted) == 1:
+        return _read(wanted[0], data, where)
+    exact = next((choice for choice in wanted if type(data) is choice), None)
+    _expect(exact is not None, where, data, " or ".join(_SCALARS[choice] for choice in wanted))
+    return data
+
+
+def _read_scalar(hint: type, data: Json, where: str) -> Any:
+    if hint is float and type(data) is int:
+        return float(data)
+    _expect(type(data) is hint, where, data, _SCALARS[hint])
+    return data
+
+
+def _expect(holds: bool, where: str, found: Json, expected: str) -> None:
+    if not holds:
+        text = repr(found)
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise FieldError(f"`{where or '(top)'}`: found {shown}, expected {expected}")
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name

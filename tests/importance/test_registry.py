@@ -1,0 +1,100 @@
+"""The table of methods, and how their arguments are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import pytest
+
+from prunecli.errors import UsageError
+from prunecli.importance.registry import (
+    Granularity,
+    MethodInfo,
+    Needs,
+    build_methods,
+    find_method,
+    method,
+    methods,
+    parse_arguments,
+)
+
+
+class Average(str, Enum):
+    BEFORE = "before"
+    AFTER = "after"
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Score for this test.
+
+    More about it.
+    """
+
+    draws: int = 100
+    share: float = 0.5
+    signed: bool = False
+    average: Average = Average.AFTER
+
+
+TOY = MethodInfo("toy", Needs.PARAMETERS, "nowhere", 0, Granularity.UNIT, Toy)
+
+
+def test_the_table_says_what_each_method_needs() -> None:
+    table = {info.name: (info.needs.names, info.passes, info.granularity.value) for info in methods()}
+    assert (
+        table.items()
+        >= {
+            "bn-scale": (("parameters",), 0, "unit"),
+            "magnitude": (("parameters",), 0, "unit"),
+            "magnitude-l1": (("parameters",), 0, "unit"),
+            "random": (("parameters",), 0, "unit"),
+            "taylor-fo": (("labels", "gradients"), 1, "unit"),
+            "taylor-fo-weight": (("labels", "gradients"), 1, "unit"),
+        }.items()
+    )
+    assert all(info.source and info.summary.endswith(".") for info in methods())
+    assert find_method("taylor-fo").needs_data
+    assert not find_method("magnitude").needs_data
+
+
+def test_summary_is_the_first_line_and_arguments_are_the_fields() -> None:
+    assert TOY.summary == "Score for this test."
+    assert TOY.arguments == {"draws": 100, "share": 0.5, "signed": False, "average": Average.AFTER}
+    assert find_method("random").arguments == {}
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no method `tailor-fo`. Did you mean `taylor-fo`"):
+        find_method("tailor-fo")
+
+
+def test_an_argument_that_no_method_takes_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"No argument `draws` in `random`, `magnitude`. They take none"):
+        build_methods(["random", "magnitude"], {"draws": "3"})
+
+
+def test_arguments_are_turned_into_their_types() -> None:
+    text = {"draws": "7", "share": "0.25", "signed": "true", "average": "before", "of_another": "x"}
+    assert Toy(**parse_arguments(TOY, text)) == Toy(7, 0.25, True, Average.BEFORE)
+    assert Toy(**parse_arguments(TOY, {"draws": 7})) == Toy(7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    (
+        ("draws", "many", "a whole number"),
+        ("share", "half", "a number"),
+        ("signed", "1", "true or false"),
+        ("average", "during", "one of before, after"),
+    ),
+)
+def test_a_value_that_does_not_fit_is_refused(name: str, text: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=f"`{name}` of `toy` is {expected}, not `{text}`"):
+        parse_arguments(TOY, {name: text})
+
+
+def test_no_two_methods_share_a_name() -> None:
+    with pytest.raises(ValueError, match="Two methods are called `random`"):
+        method("random", needs=Needs.PARAMETERS, source="nowhere")(Toy)

@@ -1,0 +1,115 @@
+"""Real files: an old CIFAR-10 checkpoint, CIFAR-10 as npz, MNIST as idx. Skipped where they are absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prunecli.checkpoint import Format, load_into, read_checkpoint
+from prunecli.data import batches, evaluate, open_data
+from prunecli.model import build_model
+from prunecli.spec import InputSpec, ModelSpec, read_spec
+
+SHARED = Path(os.environ.get("PRUNECLI_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
+
+pytestmark = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the shared data is not here (set PRUNECLI_SHARED)"
+)
+
+RESNET20 = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, before, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.extra = stride, (width - before) // 2
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
+        return torch.relu(x + y)
+
+
+class ResNet(nn.Module):
+    def __init__(self, blocks=3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self.stage(16, 16, 1, blocks)
+        self.layer2 = self.stage(16, 32, 2, blocks)
+        self.layer3 = self.stage(32, 64, 2, blocks)
+        self.linear = nn.Linear(64, 10)
+
+    def stage(self, before, width, stride, blocks):
+        rest = [Block(width, width, 1) for _ in range(blocks - 1)]
+        return nn.Sequential(Block(before, width, stride), *rest)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean((2, 3)))
+"""
+
+SPEC = """
+[model]
+factory = "resnet.py:ResNet"
+[input]
+shape = [3, 32, 32]
+[data]
+test = "npz:{data}/cifar10_test.npz[:1000]"
+normalize = {{ mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    (tmp_path / "resnet.py").write_text(RESNET20)
+    (tmp_path / "resnet.toml").write_text(SPEC.format(data=SHARED))
+    return read_spec(tmp_path / "resnet.toml")
+
+
+def test_the_old_resnet20_has_the_accuracy_that_its_author_states(spec: ModelSpec) -> None:
+    checkpoint = read_checkpoint(SHARED / "checkpoints" / "resnet20-12fca82f.th")
+    assert (checkpoint.format, checkpoint.wrapper) == (Format.TORCH_LEGACY, "state_dict")
+    assert checkpoint.digest.startswith("12fca82f")
+    model = build_model(spec)
+    report = load_into(model, checkpoint, spec)
+    assert report.prefix == "module."
+    data = open_data(str(spec.data.test), spec)
+    found = evaluate(model, batches(data, 250), spec)
+    assert found.samples == 1000
+    assert found.top1 == pytest.approx(0.9173, abs=0.02)
+
+
+def test_its_safetensors_twin_is_the_same_model(spec: ModelSpec) -> None:
+    twin = read_checkpoint(SHARED / "checkpoints" / "akamaster_resnet20_cifar10.safetensors")
+    original = read_checkpoint(SHARED / "checkpoints" / "resnet20-12fca82f.th")
+    model, other = build_model(spec), build_model(spec)
+    load_into(model, twin, spec)
+    load_into(other, original, spec)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_mnist_is_read_from_gzipped_idx() -> None:
+    spec = ModelSpec("torchvision:resnet18", inputs=(InputSpec((1, 28, 28)),))
+    names = ",".join(
+        str(SHARED / "mnist" / f"t10k-{part}.gz") for part in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
+    data = open_data(f"idx:{names}", spec)
+    (inputs,), target = data[0]
+    assert len(data) == 10_000
+    assert int(target) == 7
+    assert inputs.shape == (1, 28, 28)  # type: ignore[attr-defined]
+    labels = np.concatenate([targets.numpy() for _, targets in batches(data, 1000)])
+    assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

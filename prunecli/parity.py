@@ -7,20 +7,22 @@ random numbers (dead units and constant scales hide mistakes) and both models ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from prunecli.errors import ProofError
+from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng
 from prunecli.graph.copying import copy_module
 from prunecli.graph.cutting import cut
 from prunecli.graph.masked import run_masked
+from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import Kept, Role, Structure
 from prunecli.graph.trace import plain_kernels, prepare
 from prunecli.graph.tracer import OperationError
@@ -80,7 +82,7 @@ def verify(
         ProofError: one of the checks failed; nothing that was made should be used.
     """
     kept, kwargs = plan.kept(), dict(kwargs or {})
-    with _kept_rng(), _eval_mode(model), _eval_mode(pruned):
+    with kept_rng(), eval_mode(model), eval_mode(pruned):
         structure_error, structure_dtype, notes = _check_structure(model, structure, kept, args, kwargs, seed)
         numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs, seed)
     structure_limit = STRUCTURE_LIMIT if structure_dtype == torch.float64 else NUMBERS_LIMIT
@@ -159,9 +161,7 @@ def _check_numbers(
         before = _run(dense, args, kwargs)
         errors.append(relative_error(_run(prepare(dense, structure.rewritten), args, kwargs), before))
     dense = prepare(dense, {} if errors else structure.rewritten)
-    torch.manual_seed(seed)
     got = _run(pruned, args, kwargs)
-    torch.manual_seed(seed)
     errors.append(relative_error(got, run_masked(dense, structure, kept, args, kwargs)))
     return max(errors, key=lambda error: (error != error, error)), dtype
 
@@ -175,8 +175,7 @@ def relative_error(got: Any, expected: Any, *, to_spread: bool = False) -> float
     Raises:
         ProofError: the outputs are not alike.
     """
-    pairs = [(tree_leaves(got), tree_leaves(expected))]
-    found, wanted = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in pairs[0])
+    found, wanted = tensors_in(got), tensors_in(expected)
     if [tuple(t.shape) for t in found] != [tuple(t.shape) for t in wanted]:
         raise ProofError(
             f"The smaller model puts out {[list(t.shape) for t in found]}, "
@@ -230,7 +229,7 @@ class _Randomise:
 
 
 def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:
-    with torch.no_grad(), plain_kernels():
+    with torch.no_grad(), plain_kernels(), WithoutNoise():  # type: ignore[no-untyped-call, unused-ignore]
         return model(*args, **kwargs)
 
 
@@ -272,21 +271,3 @@ def _working_dtype(model: nn.Module) -> torch.dtype:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-@contextmanager
-def _kept_rng() -> Iterator[None]:
-    with torch.random.fork_rng():
-        yield
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and give each its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunecli.graph.constraints import IS_OUTPUT, Atoms, Reason
+from prunecli.graph.constraints import IS_LOOKED_UP, Atoms, Reason
 from prunecli.graph.copying import aliases, named_tensors
 from prunecli.graph.sizes import find_attributes
 from prunecli.graph.solve import Ints, Solution
@@ -87,6 +87,11 @@ class _Columns:
             for dim, label in enumerate(trace.labels[name])
             if isinstance(label, np.ndarray)
         ]
+
+    def is_layer(self, place: int) -> bool:
+        """Return whether a column belongs to a weight that is contracted with data: what has units."""
+        roles = self.trace.findings.roles
+        return roles.get(self.all[place].tensor) is Role.WEIGHT
 
     def _sides(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         marks = []
@@ -171,7 +176,7 @@ class _Units:
                 continue
             own = np.unique(column_of[index == places[0]])
             own = own[own < len(columns.all)]
-            if not own.size:
+            if not any(columns.is_layer(int(column)) for column in own):
                 continue
             named_after = own[produces[own]] if produces[own].any() else own
             self._add(columns.all[int(named_after[0])].tensor, present[places])
@@ -238,13 +243,14 @@ def _describe_frozen(trace: Trace, columns: _Columns, solution: Solution) -> Ite
     for column in columns.all:
         classes = solution.of[column.atoms]
         frozen = classes[solution.is_frozen[classes]]
-        if frozen.size and column.side is Side.PRODUCER and column.tensor in parameters:
+        is_kernel = column.dim >= 2 and trace.findings.roles.get(column.tensor) is Role.WEIGHT
+        if frozen.size and column.side is Side.PRODUCER and column.tensor in parameters and not is_kernel:
             reason = solution.reasons[int(solution.reason_of[frozen].min())]
             layer = column.tensor.rpartition(".")[0] or column.tensor
             tensors, width = found.get((layer, reason), ([], 0))
             found[layer, reason] = [*tensors, column.tensor], max(width, int(frozen.size))
     for (layer, reason), (tensors, width) in found.items():
-        if not reason.expected or reason.text == IS_OUTPUT:
+        if reason.text != IS_LOOKED_UP:
             yield FrozenAxis(
                 layer, width, reason.text, reason.module, reason.op, tuple(dict.fromkeys(tensors))
             )

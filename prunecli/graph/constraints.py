@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Atoms: TypeAlias = NDArray[np.int64]
 FROZEN_ATOM: Final = 0
 IS_OUTPUT: Final = "is an output of the network"
+IS_LOOKED_UP: Final = "is looked up by data"
 
 
 class Uniform(Enum):

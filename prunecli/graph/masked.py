@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from prunecli.graph.borrowing import run_without_noise
 from prunecli.graph.constraints import Atoms, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import named_tensors
 from prunecli.graph.structure import Kept, Structure
@@ -26,7 +27,9 @@ STATISTICS: Final = frozenset(
         "sum", "mean", "nanmean", "nansum", "prod", "amax", "amin", "var", "std", "var_mean", "std_mean",
         "logsumexp", "linalg_vector_norm", "norm", "any", "all", "aminmax", "max", "min", "median",
         "native_layer_norm", "rms_norm", "_fused_rms_norm", "native_group_norm", "_weight_norm_interface",
-        "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional",
+        
+        "_cdist_forward", "_euclidean_dist", "native_batch_norm", "_native_batch_norm_legit",
+        "_native_batch_norm_legit_functional",
     }
 )  # fmt: skip
 """Operations that run over kept positions only."""
@@ -130,7 +133,7 @@ class _MaskedRun(Tracer):
     def execute(self, call: Call) -> Any:
         if call.name in CONTRACTIONS:
             call.args = tree_map_only(Tensor, self._masked_weight, call.args)
-        return super().execute(call)
+        return run_without_noise(call.func, call.args, call.kwargs)
 
     def finish(self, call: Call) -> None:
         reads_data = sum(call.flow(operand).from_data for operand in call.operands[:2]) == 2

@@ -8,6 +8,7 @@ implies nothing new. If two classes merge or one freezes, the groups that own th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from prunecli.graph.build import Draft, build
 from prunecli.graph.constraints import Atoms, Constraints, Grid, Label, Labels, Reason
 from prunecli.graph.copying import named_tensors
 from prunecli.graph.cutting import cut
+from prunecli.graph.outputs import tensors_in
 from prunecli.graph.solve import Solution, solve
 from prunecli.graph.structure import Group, Structure
 from prunecli.graph.trace import Args, Kwargs, Trace, run, run_training
-from prunecli.graph.tracer import OperationError, Tracer
+from prunecli.graph.tracer import OperationError, Path, Tracer
 
 _OLD = Reason("frozen before")
 
@@ -42,20 +43,24 @@ class Prober:
 
     def __init__(self, trace: Trace, draft: Draft, args: Args, kwargs: Kwargs) -> None:
         self.trace, self.draft, self.args, self.kwargs = trace, draft, args, kwargs
-        self.steps = {
-            group.name: _step(place, group.width) for place, group in enumerate(draft.structure.groups)
-        }
+        groups = draft.structure.groups
+        self.cuts = (
+            {group.name: _ends(place, group.width) for place, group in enumerate(groups)},
+            {group.name: _half(place, group.width) for place, group in enumerate(groups)},
+        )
 
-    def try_all(self) -> Failure | None:
-        """Cut every group by its step, all at once."""
-        return self.try_cut(self.steps)
+    @property
+    def names(self) -> list[str]:
+        """The groups of the draft."""
+        return list(self.cuts[0])
 
     def try_cut(self, names: Iterable[str]) -> Failure | None:
-        """Cut these groups by their steps; return what went wrong, or None."""
-        kept = {}
-        for name in names:
-            kept[name] = np.ones(self.draft.structure.by_name[name].width, dtype=bool)
-            kept[name][: self.steps[name]] = False
+        """Cut these groups, a little and then by half; return what went wrong, or None."""
+        chosen = list(names)
+        failures = (self._try({name: cut[name] for name in chosen}) for cut in self.cuts)
+        return next((failure for failure in failures if failure is not None), None)
+
+    def _try(self, kept: dict[str, NDArray[np.bool_]]) -> Failure | None:
         attempt = _Attempt(self.trace, self.draft, kept)
         try:
             outputs = attempt.run(self.args, self.kwargs)
@@ -89,7 +94,7 @@ class _Attempt:
     def run(self, args: Args, kwargs: Kwargs) -> Any:
         outputs = run(self.tracer, self.model, args, kwargs)
         self.tracer.close(outputs)
-        self.scalars = {module: list(found) for module, found in self.tracer.findings.scalars.items()}
+        self.path = copy.deepcopy(self.tracer.findings.path)
         if self.trace.follows_training:
             run_training(self.tracer, self.model, args, kwargs)
         return outputs
@@ -114,10 +119,28 @@ class _Attempt:
             return Failure(blamed, _reason_of(after, atoms[changed]))
         if _shapes(outputs) != dense_shapes:
             return Failure(frozenset(), Reason("the outputs of the network change their shape"))
-        module = _first_difference(self.trace.scalars, self.scalars)
-        if module is not None:
-            text = "a number in the arithmetic is computed from its size"
-            return Failure(frozenset(), Reason(text, module))
+        return self._first_detour()
+
+    def _first_detour(self) -> Failure | None:
+        """Compare what the code of each module did with what it did on the dense model."""
+        for module, dense in self.trace.path.items():
+            cut_ = self.path.get(module, Path())
+            if dense.operations != cut_.operations:
+                return Failure(
+                    frozenset(), Reason("the code of the model takes another path once it is cut", module)
+                )
+            for place, part in enumerate(dense.picks):
+                classes = self.solution.of[part]
+                expected = classes[self.stays[classes]] + 1
+                blamed = frozenset(self.draft.groups_of(classes))
+                same = place < len(cut_.picks) and np.array_equal(cut_.picks[place], expected)
+                if blamed and not same:
+                    text = "the code of the model slices it at a fixed position"
+                    return Failure(blamed, Reason(text, module, "slice"))
+            if not _same_numbers(dense.scalars, cut_.scalars):
+                return Failure(
+                    frozenset(), Reason("a number in the arithmetic is computed from its size", module)
+                )
         return None
 
     def _known(self) -> Constraints:
@@ -153,8 +176,8 @@ def freeze_what_fails(trace: Trace, args: Args, kwargs: Kwargs) -> Structure:
     while True:
         draft = build(trace, solve(trace.constraints))
         prober = Prober(trace, draft, args, kwargs)
-        failure = prober.try_all()
-        if failure is None or not prober.steps:
+        failure = prober.try_cut(prober.names)
+        if failure is None or not prober.names:
             return draft.structure
         found = _spread_blame(prober, failure) if failure.groups else _search(prober, failure)
         for name, reason in found.items():
@@ -200,7 +223,7 @@ def _search(prober: Prober, failure: Failure) -> dict[str, Reason]:
             accepted += names
         else:
             frozen |= dict.fromkeys(names, together.reason)
-    return frozen or dict.fromkeys(prober.steps, failure.reason)
+    return frozen or dict.fromkeys(prober.names, failure.reason)
 
 
 def _failing(prober: Prober, names: list[str]) -> list[str]:
@@ -218,9 +241,22 @@ def _sort_of(trace: Trace, tensor: str) -> tuple[object, ...]:
     return type(trace.model.get_submodule(module)).__name__, "" if layer.isdigit() else layer, leaf
 
 
-def _step(place: int, width: int) -> int:
-    """Return how many units to cut: groups of equal width should differ, so that mix-ups show."""
-    return min(1 + place % 3, max(1, width // 3))
+def _ends(place: int, width: int) -> NDArray[np.bool_]:
+    """Keep all but one to four units at both ends; groups of equal width differ, so that mix-ups show."""
+    count = min(1 + place % 4, max(1, width // 3))
+    stays = np.ones(width, dtype=bool)
+    stays[: (count + 1) // 2] = False
+    stays[width - count // 2 :] = False
+    return stays
+
+
+def _half(place: int, width: int) -> NDArray[np.bool_]:
+    """Keep about half of the units, at random."""
+    generator = np.random.default_rng(place)
+    count = int(np.clip(round(width * generator.uniform(0.4, 0.6)), 1, width - 1))
+    stays = np.zeros(width, dtype=bool)
+    stays[generator.choice(width, count, replace=False)] = True
+    return stays
 
 
 def _classes_that_stay(solution: Solution, gone: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -245,16 +281,11 @@ def _reason_of(solution: Solution, atoms: Atoms) -> Reason:
 
 
 def _shapes(outputs: Any) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [tuple(output.shape) for output in tensors_in(outputs)]
 
 
-def _first_difference(dense: dict[str, list[float]], cut_: dict[str, list[float]]) -> str | None:
-    """Return the first module that computed with other numbers."""
-    for module, numbers in dense.items():
-        others = cut_.get(module, [])
-        if len(numbers) == len(others) and not np.allclose(numbers, others, rtol=1e-12, equal_nan=True):
-            return module
-    return None
+def _same_numbers(left: list[float], right: list[float]) -> bool:
+    return len(left) == len(right) and np.allclose(left, right, rtol=1e-12, equal_nan=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from prunecli.graph.trace import Trace
 AxisOf: TypeAlias = Callable[[Atoms], Axis | None]
 
 _CONVOLUTIONS: Final = (nn.modules.conv._ConvNd,)
+_LAYER_NORMS: Final = (nn.LayerNorm, nn.RMSNorm)
 _NORMS: Final = (nn.modules.batchnorm._NormBase,)
 
 KNOWN: Final[Sequence[tuple[tuple[type, ...], dict[str, tuple[str, int]]]]] = (
@@ -42,6 +43,8 @@ def find_attributes(trace: Trace, axis_of: AxisOf) -> Iterator[SizeAttribute]:
     for name, module in trace.model.named_modules():
         candidates = _candidates(trace, name)
         known = _known(trace, name, module)
+        if isinstance(module, _LAYER_NORMS):
+            candidates = _candidates(trace, name, given_only=False)
         for attribute, entry, value in _ints(module):
             if (attribute, entry) in known:
                 label: Atoms | None = known[attribute, entry]
@@ -69,10 +72,10 @@ def _known(trace: Trace, name: str, module: nn.Module) -> dict[tuple[str, int | 
     return found
 
 
-def _candidates(trace: Trace, name: str) -> dict[int, list[Atoms]]:
+def _candidates(trace: Trace, name: str, *, given_only: bool = True) -> dict[int, list[Atoms]]:
     by_length: dict[int, list[Atoms]] = {}
     for label, given in trace.findings.sizes.get(name, {}).values():
-        if given:
+        if given or not given_only:
             by_length.setdefault(int(label.size), []).append(label)
     return by_length
 

@@ -7,6 +7,7 @@ some parameters stay unused, the training path is followed as well (auxiliary he
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
 from prunecli.errors import TraceError
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
-from prunecli.graph.tracer import Findings, OperationError, Tracer, label_arrays
+from prunecli.graph.outputs import tensors_in
+from prunecli.graph.tracer import Findings, OperationError, Path, Tracer, label_arrays
 from prunecli.graph.twins import find_rewritable, install
 
 Args = tuple[Any, ...]
@@ -41,8 +43,8 @@ class Trace:
     findings: Findings
     rewritten: dict[str, str]
     output_shapes: list[tuple[int, ...]]
-    scalars: dict[str, list[float]]
-    """Numbers that entered the arithmetic of the eval path, per module."""
+    path: dict[str, Path]
+    """What the code of each module did in eval mode."""
     follows_training: bool = False
     """Whether the training path was followed too."""
 
@@ -62,7 +64,7 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
     rewritten = find_rewritable(model)
     try:
         return _trace_copy(prepare(copy_to_meta(model), rewritten), args, kwargs, rewritten)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, OperationError, TraceError):
+    except Exception:  # whatever the model's own code raises on tensors without data
         real = copy_module(model, lambda _, tensor: tensor.detach().clone())
         try:
             return _trace_copy(prepare(real, rewritten), args, kwargs, rewritten)
@@ -113,9 +115,14 @@ def _trace_copy(model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten:
     tracer = Tracer(constraints, tensors, labels, parameters)
     outputs = run(tracer, model, args, kwargs)
     tracer.close(outputs)
-    scalars = {module: list(found) for module, found in tracer.findings.scalars.items()}
-    shapes = [tuple(leaf.shape) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, scalars)
+    shapes = [tuple(output.shape) for output in tensors_in(outputs)]
+    if not shapes:
+        raise TraceError(
+            f"`{type(model).__name__}` returned no tensor but {type(outputs).__name__}: pruning keeps the "
+            "outputs whole, and has to find them. Return tensors, or containers or dataclasses of them."
+        )
+    path = copy.deepcopy(tracer.findings.path)
+    result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, path)
     if parameters - tracer.findings.used.keys():
         result.follows_training = _follow_training(tracer, model, args, kwargs)
     for name in sorted(parameters - tracer.findings.used.keys()):
@@ -160,6 +167,10 @@ def _new_labels(constraints: Constraints, tensor: Tensor) -> Labels:
     return tuple(labels)
 
 
+_TENSOR_MAKERS = frozenset({torch.tensor, torch.as_tensor, Tensor.new_tensor})
+"""Calls that turn numbers into tensors, after which they can no longer be read on the meta device."""
+
+
 class _Watch(TorchFunctionMode):
     """Sees the calls whose meaning is lost in the operations they become."""
 
@@ -173,6 +184,8 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and len(args) < 7:
             self.tracer.freeze_scale(args[0] if args else kwargs["query"])
+        if func in _TENSOR_MAKERS:
+            self.tracer.note_numbers(args[1:] if isinstance(args[0], Tensor) else args)
         return func(*args, **kwargs)
 
 

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunecli.graph.constraints import IS_OUTPUT, UNIFORM, Atoms, Constraints, Label, Labels, Reason
+from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import Role
 
 Rule: TypeAlias = "Callable[[Call], None]"
@@ -63,6 +64,18 @@ class Contraction:
 
 
 @dataclass
+class Path:
+    """What the code of one module did, in order: another order once it is cut means that sizes steer it."""
+
+    operations: list[str] = field(default_factory=list)
+    """Names of operations, without those that only move or copy."""
+    scalars: list[float] = field(default_factory=list)
+    """Numbers that entered the arithmetic."""
+    picks: list[Atoms] = field(default_factory=list)
+    """Parts of labelled dimensions that were sliced out."""
+
+
+@dataclass
 class Findings:
     """What a trace collects besides constraints."""
 
@@ -80,8 +93,8 @@ class Findings:
     """Modules that ran a grouped convolution -> labels of its input, of its output and of its groups."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Operations without a rule -> the module they first ran in."""
-    scalars: dict[str, list[float]] = field(default_factory=dict)
-    """Numbers that operations were given, per module: one that depends on a size shows in the probe."""
+    path: dict[str, Path] = field(default_factory=dict)
+    """What the code of each module did, beside moving atoms."""
 
 
 class OperationError(Exception):
@@ -115,7 +128,7 @@ class Tracer(TorchDispatchMode):
         self.modules: list[str] = [""]
         self._tags = WeakTensorKeyDictionary()
         self._names = WeakTensorKeyDictionary()
-        self._aliased = WeakTensorKeyDictionary()
+        self._roots = WeakTensorKeyDictionary()
         self._opaque = 0
         weights = set(parameters)
         for name, tensor in tensors.items():
@@ -126,6 +139,11 @@ class Tracer(TorchDispatchMode):
     def module(self) -> str:
         """The innermost module whose forward is running."""
         return self.modules[-1]
+
+    @property
+    def path(self) -> Path:
+        """What the running module did so far."""
+        return self.findings.path.setdefault(self.module, Path())
 
     def enter(self, name: str, module: nn.Module) -> None:
         """Note that the forward of a module begins."""
@@ -183,15 +201,19 @@ class Tracer(TorchDispatchMode):
         if isinstance(label, np.ndarray):
             self.constraints.freeze(label, reason)
 
+    def note_numbers(self, values: object) -> None:
+        """Note numbers that enter the arithmetic as a tensor."""
+        numbers = [float(leaf) for leaf in tree_leaves(values) if isinstance(leaf, (int, float))]
+        self.path.scalars.extend(numbers)
+
     def close(self, outputs: object) -> None:
         """Freeze every dimension of the outputs: they are what the user asked the network for."""
-        for output in tree_leaves(outputs):
-            if isinstance(output, Tensor):
-                tag = self.tag_of(output)
-                self.read_raw(tag.flow.open_sites)
-                reason = Reason(IS_OUTPUT, expected=True)
-                for atoms in label_arrays(tag.labels):
-                    self.constraints.freeze(atoms, reason)
+        for output in tensors_in(outputs):
+            tag = self.tag_of(output)
+            self.read_raw(tag.flow.open_sites)
+            picked = () if tag.picked_from is None else (tag.picked_from,)
+            for atoms in (*label_arrays(tag.labels), *picked):
+                self.constraints.freeze(atoms, Reason(IS_OUTPUT, expected=True))
 
     def execute(self, call: Call) -> Any:
         """Run the operation itself."""
@@ -208,9 +230,11 @@ class Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         call = Call(self, func, args, kwargs)
         rule = call.rule()
-        if rule is None and func in decomposition_table:
+        if rule is None:
             with self:
-                return decomposition_table[func](*args, **kwargs)
+                parts = _decompose(func, args, kwargs)
+            if parts is not NotImplemented:
+                return parts
         try:
             call.out = self.execute(call)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -219,7 +243,9 @@ class Tracer(TorchDispatchMode):
             labels = [atoms for t in call.operands for atoms in label_arrays(self.tag_of(t).labels)]
             raise OperationError(call.name, self.module, labels, str(error).splitlines()[0]) from error
         self._note_use(call)
-        self.findings.scalars.setdefault(self.module, []).extend(call.scalars())
+        self.path.scalars.extend(call.scalars())
+        if not call.makes_view and call.name not in COPYING:
+            self.path.operations.append(call.name)
         (rule or freeze_all)(call)
         self.finish(call)
         return call.out
@@ -231,14 +257,22 @@ class Tracer(TorchDispatchMode):
         )
         self._tags[tensor] = Tag(labels, tag.flow, tag.picked_from)
         if call.makes_view:
-            self._aliased[tensor] = True
             for operand in call.operands:
-                self._aliased[operand] = True
+                root = self._roots.setdefault(operand, operand)
+                self._roots[tensor] = root
         self._note_sizes(labels, given=call.name in SIZE_TAKING)
 
     def is_aliased(self, tensor: Tensor) -> bool:
         """Return whether a view shares this tensor's memory, as far as the trace has seen."""
-        return tensor in self._aliased
+        return tensor in self._roots
+
+    def note_write(self, part: Tensor) -> None:
+        """Note that a part of a tensor was written: what was the same everywhere no longer is."""
+        root = self._roots.get(part)
+        if root is not None and root is not part and root.shape != part.shape:
+            tag = self.tag_of(root)
+            labels = tuple(None if label is UNIFORM else label for label in tag.labels)
+            self._tags[root] = Tag(labels, tag.flow, tag.picked_from)
 
     def _note_use(self, call: Call) -> None:
         for operand in call.operands:
@@ -364,7 +398,11 @@ class Call:
         places, names = _scalar_arguments(self.func)
         given = [self.args[place] for place in places if place < len(self.args)]
         given += [self.kwargs[name] for name in names if name in self.kwargs]
-        return [float(value) for value in given if isinstance(value, (int, float))]
+        numbers = [float(value) for value in given if isinstance(value, (int, float))]
+        for operand in self.operands:
+            if operand.dim() == 0 and not operand.is_meta and self.flow(operand) == Flow():
+                numbers.append(float(operand) if not operand.is_complex() else abs(complex(operand)))
+        return numbers
 
     def results(self) -> list[Tensor]:
         """Return the tensors among the results."""
@@ -396,6 +434,9 @@ class _ModuleStack(AbstractContextManager[None]):
 OPAQUE: Final = (nn.RNNBase, torch.jit.ScriptModule)
 """Modules that are not looked into: their kernels are fused, and differ from device to device."""
 
+COPYING: Final = frozenset({"clone", "copy", "_to_copy", "_unsafe_view", "contiguous", "empty", "empty_like"})
+"""Operations that kernels leave out or put in as sizes suit them."""
+
 RULES: dict[str, Rule] = {}
 SIZE_TAKING: set[str] = set()
 """Operations whose sizes come from the caller."""
@@ -412,6 +453,13 @@ def rule_for(*names: str, takes_size: bool = False) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+def _decompose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation as the simpler ones it is made of, if torch knows them."""
+    if func in decomposition_table:
+        return decomposition_table[func](*args, **kwargs)
+    return func.decompose(*args, **kwargs)
 
 
 @cache

@@ -97,6 +97,8 @@ def _grouped(
     if transposed:
         channels = call.tie([channels, weight[0]])
     whole = channels if transposed else weight[0]
+    if whole is UNIFORM and isinstance(channels, np.ndarray) and channels.size == groups == shape[0]:
+        return channels, channels  # one filter for every channel, repeated
     if not isinstance(channels, np.ndarray) or not isinstance(whole, np.ndarray):
         for label in (channels, *weight[:2]):
             call.freeze(label, "belongs to a grouped convolution whose other side cannot be cut")

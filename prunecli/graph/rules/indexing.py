@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from prunecli.graph.constraints import Label
+from prunecli.graph.constraints import IS_LOOKED_UP, Label
 from prunecli.graph.structure import Role
 from prunecli.graph.tracer import Call, Flow, rule_for
 
@@ -15,12 +15,25 @@ def embedding(call: Call) -> None:
     """Rows of a table, picked by data: the rows stay, the columns are units."""
     table, indices = call.args[0], call.args[1]
     rows, columns = call.labels(table)
-    call.freeze(rows, "is looked up by data", expected=True)
+    call.freeze(rows, IS_LOOKED_UP, expected=True)
     call.set_role(table, Role.WEIGHT)
     if isinstance(columns, np.ndarray):
         call.tracer.findings.produced.append(columns)
     sites = call.flow(table).parameters
     call.put((*call.labels(indices), columns), flow=Flow(True, frozenset(), sites))
+
+
+@rule_for("_embedding_bag_forward_only", "_embedding_bag")
+def embedding_bag(call: Call) -> None:
+    """Sums or means of rows of a table, picked by data."""
+    table = call.args[0]
+    rows, columns = call.labels(table)
+    call.freeze(rows, IS_LOOKED_UP, expected=True)
+    call.set_role(table, Role.WEIGHT)
+    result, *others = call.results()
+    call.put((None, columns), flow=Flow(True, frozenset(), call.flow(table).parameters), tensor=result)
+    for other in others:
+        call.put((None,) * other.dim(), flow=Flow(), tensor=other)
 
 
 @rule_for("index", "_unsafe_index")

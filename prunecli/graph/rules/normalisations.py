@@ -57,12 +57,16 @@ def group_norm(call: Call) -> None:
     labels[1] = call.tie([labels[1], *owned])
     for label in labels[2:]:
         call.freeze(label, "is averaged over in a group norm")
+    runs: Label = None
     if isinstance(labels[1], np.ndarray):
         parts = call.split(labels[1], (groups, labels[1].size // groups)) if groups > 1 else [labels[1]]
         call.tracer.constraints.statistics.append(parts[-1])
         if groups > 1:
-            _note_size(call, parts[0])
+            runs = parts[0]
+            _note_size(call, runs)
     _finish(call, data, scale, shift, labels, channel=None)
+    for statistic in call.results()[1:]:
+        call.put([None, runs], flow=Flow(), tensor=statistic)
 
 
 @rule_for("_weight_norm_interface")

@@ -104,6 +104,7 @@ def _tie_pieces(call: Call, label: Atoms, size: int) -> None:
 def _put_slice(call: Call, source: Tensor, piece: Tensor, dim: int, part: slice) -> None:
     labels = list(call.labels(source))
     label = labels[dim]
-    if isinstance(label, np.ndarray):
-        labels[dim] = label if piece.shape[dim] == label.size else label[part]
+    if isinstance(label, np.ndarray) and piece.shape[dim] != label.size:
+        label = labels[dim] = label[part]
+        call.tracer.path.picks.append(label)
     call.put(labels, tensor=piece)

@@ -14,8 +14,8 @@ ADDITIONS = frozenset({"add", "sub", "rsub", "_foreach_add"})
 
 @rule_for(
     "pointwise", "clone", "_to_copy", "contiguous", "detach", "lift_fresh", "positive", "copy", "fill",
-    "zero", "masked_fill", "where", "hardswish", "hardtanh", "native_dropout", "bernoulli", "rand_like",
-    "randn_like", "tril", "triu", "_prelu_kernel", "nan_to_num", "_conj", "resolve_conj", "uniform", "normal",
+    "zero", "masked_fill", "where", "hardswish", "hardtanh", "native_dropout", "bernoulli",
+    "tril", "triu", "_prelu_kernel", "nan_to_num", "_conj", "resolve_conj", "uniform", "normal",
     "gelu", "elu", "celu", "selu", "softplus", "glu_jvp", "logit", "masked_scatter", "isin",
 )  # fmt: skip
 def pointwise(call: Call) -> None:
@@ -35,13 +35,19 @@ def pointwise(call: Call) -> None:
 
 @rule_for(
     "zeros", "ones", "full", "empty", "empty_strided", "new_zeros", "new_ones", "new_full", "new_empty",
-    "new_empty_strided", "zeros_like", "ones_like", "full_like", "empty_like", "scalar_tensor",
-    "_local_scalar_dense", "_efficientzerotensor",
+    "new_empty_strided", "scalar_tensor", "_local_scalar_dense", "_efficientzerotensor",
 )  # fmt: skip
 def constant(call: Call) -> None:
     """A constant has no positions of its own: it follows whatever it meets."""
     for result in call.results():
         call.put((UNIFORM,) * result.dim(), flow=Flow(), tensor=result)
+
+
+@rule_for("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like")
+def like(call: Call) -> None:
+    """A tensor made to fit another one has its positions, and nothing of what it was made of."""
+    labels = [UNIFORM if label is None else label for label in call.labels(call.operands[0])]
+    call.put(labels, flow=Flow())
 
 
 @rule_for("arange", "linspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices")
@@ -71,6 +77,7 @@ def _write(call: Call, target: Tensor, merged: list[Label], flow: Flow) -> None:
     if not call.tracer.is_aliased(target):
         call.put(merged, flow=flow, tensor=target)
         return
+    call.tracer.note_write(target)
     for old, new in zip(before, merged, strict=True):
         if isinstance(new, np.ndarray) and not isinstance(old, np.ndarray):
             call.freeze(new, "is written in place into a part of a tensor")

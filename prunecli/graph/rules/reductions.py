@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunecli.graph.tracer import Call, Tag, rule_for
+from prunecli.graph.structure import Role
+from prunecli.graph.tracer import Call, Flow, Tag, rule_for
 
 
 @rule_for(
@@ -56,6 +57,20 @@ def along(call: Call) -> None:
         if result.dim() == source.dim():
             labels[dim] = None
             call.put(labels, tensor=result)
+
+
+@rule_for("_cdist_forward", "_euclidean_dist")
+def distance(call: Call) -> None:
+    """Distances between rows: a statistic over the last dimension of both."""
+    left, right = call.args[0], call.args[1]
+    summed = call.tie([call.labels(left)[-1], call.labels(right)[-1]])
+    if isinstance(summed, np.ndarray):
+        call.tracer.constraints.statistics.append(summed)
+    for tensor in (left, right):
+        call.tracer.read_raw(call.flow(tensor).open_sites)
+        call.set_role(tensor, Role.WEIGHT if not call.flow(tensor).from_data else Role.OTHER)
+    rows = [*call.labels(left)[:-1]]
+    call.put([*rows, call.labels(right)[-2]], flow=Flow(True))
 
 
 @rule_for("topk")

@@ -43,7 +43,10 @@ def pad(call: Call) -> None:
     widths = call.argument("pad")
     for index in range(len(widths) // 2):
         dim = source.dim() - 1 - index
-        labels[dim] = _padded(labels[dim], widths[2 * index], widths[2 * index + 1])
+        label = labels[dim]
+        if isinstance(label, np.ndarray) and min(widths[2 * index], widths[2 * index + 1]) < 0:
+            call.freeze(label, "is cropped by a fixed number of positions")
+        labels[dim] = _padded(label, widths[2 * index], widths[2 * index + 1])
     call.put(labels)
 
 

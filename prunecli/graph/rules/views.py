@@ -52,6 +52,9 @@ def run_on_labels(call: Call) -> None:
     if call.name == "roll":
         _freeze_rolled(call, source)
     result: list[Label] = [None] * call.out.dim()
+    if call.name in {"repeat", "tile"}:
+        lengths = [1] * (call.out.dim() - source.dim()) + list(source.shape)
+        result = [UNIFORM if length == 1 else None for length in lengths]
     for dim, label in enumerate(call.labels(source)):
         if isinstance(label, np.ndarray):
             spaced = label.reshape([-1 if other == dim else 1 for other in range(source.dim())])

@@ -1,0 +1,61 @@
+"""What a pass over a model borrows and gives back: modes, random numbers. And noise, kept out of proofs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+@contextmanager
+def kept_rng() -> Iterator[None]:
+    """Leave the generators of torch, NumPy and Python as they were found."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode, and give each its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def run_without_noise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation; where it draws random numbers, every number drawn is one half, and nothing drops."""
+    out = func(*args, **kwargs)
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return out
+    if func.overloadpacket.__name__ in {"native_dropout", "dropout"}:
+        return (args[0].clone(), torch.ones_like(args[0], dtype=torch.bool))
+    with torch.no_grad():
+        for drawn in tree_leaves(out):
+            if isinstance(drawn, Tensor):
+                drawn.fill_(0.5 if drawn.is_floating_point() else 0)
+    return out
+
+
+class WithoutNoise(TorchDispatchMode):
+    """Makes forward passes that draw random numbers repeatable, whatever shapes they draw."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return run_without_noise(func, args, kwargs or {})

@@ -33,8 +33,10 @@ def slice_tensor(tensor: Tensor, name: str, structure: Structure, kept: Kept) ->
     """Return a contiguous tensor of the positions that stay; a clone where nothing goes."""
     result = tensor.detach()
     described = structure.tensors.get(name)
-    for dim, axis in enumerate(described.axes if described else ()):
-        if axis is not None and axis.length == tensor.shape[dim]:
+    if described is None or described.shape != tuple(tensor.shape):
+        return result.clone()
+    for dim, axis in enumerate(described.axes):
+        if axis is not None:
             stays = axis.kept(kept)
             if not stays.all():
                 result = result.index_select(dim, torch.from_numpy(np.flatnonzero(stays)).to(result.device))
@@ -74,9 +76,12 @@ def shapes_after(structure: Structure, kept: Kept) -> dict[str, tuple[int, ...]]
 
 
 def tensors_fit(model: nn.Module, structure: Structure) -> bool:
-    """Return whether the tensors of `model` that are to be cut are those the structure was found on."""
+    """Return whether the parameters of `model` have the shapes that the structure was found on.
+
+    Buffers may differ: some get their size in the first forward pass.
+    """
     found = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-    return all(found.get(name) == each.shape for name, each in structure.tensors.items() if any(each.axes))
+    return all(found.get(name) == each.shape for name, each in structure.parameters())
 
 
 def _is_twin(model: nn.Module, name: str, twin: str) -> bool:

@@ -92,9 +92,10 @@ class _Masks(Constraints):
         """Label a parameter or buffer with new atoms, gone where the plan says so."""
         labels: list[Label] = []
         described = structure.tensors.get(name)
+        fits = described is not None and described.shape == tuple(tensor.shape)
         for dim, length in enumerate(tensor.shape):
-            axis = described.axes[dim] if described else None
-            if length == 1 or (axis is not None and axis.length != length):
+            axis = described.axes[dim] if described is not None and fits else None
+            if length == 1:
                 labels.append(None)
                 continue
             atoms = self.fresh(length)

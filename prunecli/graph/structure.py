@@ -61,8 +61,8 @@ class Axis:
         """Return a bool per position, True where it stays."""
         stays = np.ones(self.length, dtype=bool)
         for owner in self.owners:
-            if owner.group in kept:
-                stays[owner.positions] &= kept[owner.group][owner.units]
+            if owner.group in kept:  # a position may belong to several units of one group
+                stays[owner.positions[~kept[owner.group][owner.units]]] = False
         return stays
 
     def kept_length(self, kept: Kept) -> int:

@@ -61,12 +61,16 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
         TraceError: the forward pass fails for these inputs, on the meta device and for real.
     """
     kwargs = dict(kwargs or {})
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            "A TorchScript module is a fixed program and cannot be cut. Build the model from its code."
+        )
     rewritten = find_rewritable(model)
     try:
         return _trace_copy(prepare(copy_to_meta(model), rewritten), args, kwargs, rewritten)
     except Exception:  # whatever the model's own code raises on tensors without data
-        real = copy_module(model, lambda _, tensor: tensor.detach().clone())
         try:
+            real = copy_module(model, lambda _, tensor: tensor.detach().clone())
             return _trace_copy(prepare(real, rewritten), args, kwargs, rewritten)
         except TraceError:
             raise
@@ -81,7 +85,10 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
 def prepare(copy: nn.Module, rewritten: Mapping[str, str]) -> nn.Module:
     """Make a copy ready to be followed: twins installed, eval mode, no gradients."""
     install(copy, rewritten)
-    return copy.eval().requires_grad_(False)
+    for parameter in copy.parameters():
+        if parameter.is_leaf:
+            parameter.requires_grad_(False)
+    return copy.eval()
 
 
 def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> Any:

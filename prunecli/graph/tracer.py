@@ -266,13 +266,19 @@ class Tracer(TorchDispatchMode):
         """Return whether a view shares this tensor's memory, as far as the trace has seen."""
         return tensor in self._roots
 
-    def note_write(self, part: Tensor) -> None:
+    def note_write(self, part: Tensor, flow: Flow) -> None:
         """Note that a part of a tensor was written: what was the same everywhere no longer is."""
         root = self._roots.get(part)
-        if root is not None and root is not part and root.shape != part.shape:
-            tag = self.tag_of(root)
-            labels = tuple(None if label is UNIFORM else label for label in tag.labels)
-            self._tags[root] = Tag(labels, tag.flow, tag.picked_from)
+        if root is None or root is part:
+            return
+        tag = self.tag_of(root)
+        labels = tag.labels
+        if root.shape != part.shape:
+            labels = tuple(None if label is UNIFORM else label for label in labels)
+        from_data = tag.flow.from_data or flow.from_data
+        parameters = frozenset() if from_data else tag.flow.parameters | flow.parameters
+        joined = Flow(from_data, parameters, tag.flow.open_sites | flow.open_sites)
+        self._tags[root] = Tag(labels, joined, tag.picked_from)
 
     def _note_use(self, call: Call) -> None:
         for operand in call.operands:
@@ -368,6 +374,12 @@ class Call:
                 self.freeze(part, "has a single position", expected=True)
         return parts
 
+    def note_size(self, label: Label) -> None:
+        """Note that the running module was given the length of a labelled dimension."""
+        if isinstance(label, np.ndarray):
+            seen = self.tracer.findings.sizes.setdefault(self.tracer.module, {})
+            seen[label.tobytes()] = (label, True)
+
     def set_role(self, tensor: Tensor | None, role: Role) -> None:
         """Note what a parameter is to this operation; the first one to say so is believed."""
         if tensor is None:
@@ -418,6 +430,8 @@ class _ModuleStack(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         for name, module in self.model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks
             self.handles.append(module.register_forward_pre_hook(self._enter(name)))
             self.handles.append(module.register_forward_hook(self.tracer.leave))
 
@@ -431,7 +445,7 @@ class _ModuleStack(AbstractContextManager[None]):
         return lambda module, _: self.tracer.enter(name, module)
 
 
-OPAQUE: Final = (nn.RNNBase, torch.jit.ScriptModule)
+OPAQUE: Final = (nn.RNNBase,)
 """Modules that are not looked into: their kernels are fused, and differ from device to device."""
 
 COPYING: Final = frozenset({"clone", "copy", "_to_copy", "_unsafe_view", "contiguous", "empty", "empty_like"})

@@ -124,20 +124,18 @@ def _grouped(
 
 
 def _tie_summed(call: Call, left: Label, right: Label) -> Label:
-    """Tie the positions that are summed over; what reads a constant fill has no units to lose."""
+    """Tie the positions that are summed over. A constant, such as a first state, has the other's size."""
+    summed = call.tie([left, right])
     if left is UNIFORM or right is UNIFORM:
-        for label in (left, right):
-            call.freeze(label, "reads a tensor of constants")
-        return None
-    return call.tie([left, right])
+        call.note_size(summed)
+    return summed
 
 
 def _note_channels(call: Call, channels: Atoms, out: Label, axis: Atoms) -> None:
     """Note what `in_channels`, `out_channels` and `groups` of the running module stand for."""
-    found, module = call.tracer.findings, call.tracer.module
     if isinstance(out, np.ndarray):
-        found.channels[module] = (channels, out, axis)
-    found.sizes.setdefault(module, {})[axis.tobytes()] = (axis, True)
+        call.tracer.findings.channels[call.tracer.module] = (channels, out, axis)
+    call.note_size(axis)
 
 
 def _matrix_product(call: Call, left: Tensor, right: Tensor, bias: Tensor | None) -> None:

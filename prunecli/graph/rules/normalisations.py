@@ -43,7 +43,7 @@ def layer_norm(call: Call) -> None:
         label = labels[dim]
         if isinstance(label, np.ndarray):
             call.tracer.constraints.statistics.append(label)
-            _note_size(call, label)
+            call.note_size(label)
     _finish(call, data, scale, shift, labels, channel=None)
 
 
@@ -63,7 +63,7 @@ def group_norm(call: Call) -> None:
         call.tracer.constraints.statistics.append(parts[-1])
         if groups > 1:
             runs = parts[0]
-            _note_size(call, runs)
+            call.note_size(runs)
     _finish(call, data, scale, shift, labels, channel=None)
     for statistic in call.results()[1:]:
         call.put([None, runs], flow=Flow(), tensor=statistic)
@@ -82,11 +82,6 @@ def weight_norm(call: Call) -> None:
     weight, norm = call.out
     call.put(labels, tensor=weight)
     call.put(call.labels(length), tensor=norm)
-
-
-def _note_size(call: Call, label: Label) -> None:
-    if isinstance(label, np.ndarray):
-        call.tracer.findings.sizes.setdefault(call.tracer.module, {})[label.tobytes()] = (label, True)
 
 
 def _finish(

@@ -77,7 +77,7 @@ def _write(call: Call, target: Tensor, merged: list[Label], flow: Flow) -> None:
     if not call.tracer.is_aliased(target):
         call.put(merged, flow=flow, tensor=target)
         return
-    call.tracer.note_write(target)
+    call.tracer.note_write(target, flow)
     for old, new in zip(before, merged, strict=True):
         if isinstance(new, np.ndarray) and not isinstance(old, np.ndarray):
             call.freeze(new, "is written in place into a part of a tensor")

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map_only
 
 from prunecli.errors import ProofError
 from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng
-from prunecli.graph.copying import copy_module
-from prunecli.graph.cutting import cut
+from prunecli.graph.copying import copy_module, named_tensors
+from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.masked import run_masked
 from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import Kept, Role, Structure
@@ -83,6 +83,7 @@ def verify(
     """
     kept, kwargs = plan.kept(), dict(kwargs or {})
     with kept_rng(), eval_mode(model), eval_mode(pruned):
+        _check_tensors(model, pruned, structure, kept)
         structure_error, structure_dtype, notes = _check_structure(model, structure, kept, args, kwargs, seed)
         numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs, seed)
     structure_limit = STRUCTURE_LIMIT if structure_dtype == torch.float64 else NUMBERS_LIMIT
@@ -98,6 +99,24 @@ def verify(
             "Nothing was written. Leave layers out with --ignore, and please report this."
         )
     return parity
+
+
+def _check_tensors(model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept) -> None:
+    """Compare every tensor of the smaller model with the slice that the plan calls for, bit for bit."""
+    smaller = named_tensors(pruned)
+    for name, tensor in named_tensors(model).items():
+        expected, found = slice_tensor(tensor, name, structure, kept), smaller.get(name)
+        if found is None or found.shape != expected.shape or not _same_bits(found, expected):
+            raise ProofError(
+                f"`{name}` of the smaller model is not the part of the dense one that the plan keeps."
+            )
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    same = left == right
+    if left.is_floating_point():
+        same |= left.isnan() & right.isnan()
+    return bool(same.all())
 
 
 def _check_structure(

@@ -633,4 +633,169 @@ class WeightNorm(nn.Sequential):
         super().__init__(conv(3, 6), nn.ReLU(), normed, nn.ReLU(), Head(7))
 
 
+# --- what a hunt for mistakes brought up ---
+
+
+def mlp(*middle: nn.Module, width: int = 12, into: int | None = None) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), *middle, nn.Linear(into or width, 5))
+
+
+class Apply(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def simple(name: str, build: Callable[[], nn.Module], *groups: int, **options: Any) -> None:
+    CASES.append(Case(name, build, tuple(sorted(groups)), **{"inputs": ((8,),), **options}))
+
+
+def with_function(name: str, function: Callable[[Tensor], Tensor], *groups: int, **options: Any) -> None:
+    simple(name, lambda: mlp(Apply(function)), *groups, **options)
+
+
+def write_slice(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :4] = 0
+    return x
+
+
+def activate_tail(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, -5:].relu_()
+    return x
+
+
+def weigh_some(x: Tensor) -> Tensor:
+    weights = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
+    weights[:5] = 0.5
+    return x * weights
+
+
+def repeat_by_width(x: Tensor) -> Tensor:
+    for _ in range(x.shape[1] // 4):
+        x = x * 1.1
+    return x
+
+
+FIXED = "fixed position"
+with_function("HeadAndTail", lambda x: torch.cat([x[:, :5].relu(), x[:, 5:]], 1), frozen=FIXED)
+with_function("NegativeSlice", lambda x: torch.cat([x[:, :-5], x[:, -5:].relu()], 1))
+with_function("ZeroedSlice", write_slice, frozen=FIXED)
+with_function("ActivatedTail", activate_tail, frozen=FIXED)
+with_function("WeighedSlice", weigh_some, frozen="cannot be cut")
+with_function("MeanOfSlice", lambda x: x + x[:, :5].mean(1, keepdim=True), frozen=FIXED)
+with_function("Rolled", lambda x: torch.roll(x, 3, 1), frozen="rolled")
+with_function("Flipped", lambda x: torch.flip(x, (1,)), 12)
+with_function("SizeInATensor", lambda x: x / torch.sqrt(torch.tensor(float(x.shape[1]))), frozen="its size")
+with_function("SizeInANewTensor", lambda x: x / x.new_tensor(x.shape[1]), frozen="its size")
+with_function("CountOfOnes", lambda x: x / torch.ones_like(x).sum(1, keepdim=True), 12)
+with_function("LoopOverWidth", repeat_by_width, frozen="another path")
+with_function("BranchOnWidth", lambda x: x.relu() if x.shape[1] > 9 else x, frozen="another path")
+with_function("SoftmaxOverUnits", lambda x: torch.softmax(x, 1), frozen="compared along")
+with_function("SortedUnits", lambda x: torch.sort(x, 1).values, frozen="compared along")
+with_function("IndexedUnits", lambda x: x[:, torch.arange(12)], frozen="index")
+with_function("NormalisedUnits", lambda x: F.normalize(x, dim=1), 12)
+with_function("Noise", lambda x: x + torch.randn_like(x), 12)
+with_function("SumOfHalves", lambda x: x + torch.cat(x.chunk(2, 1)[::-1], 1), 6)
+simple("RmsNorm", lambda: mlp(nn.RMSNorm(12)), 12)
+simple("Glu", lambda: mlp(nn.GLU(), into=6), 6)
+simple("Maxout", lambda: mlp(Apply(lambda x: x.view(len(x), -1, 3).max(-1).values), into=4), 4)
+simple("EmbeddingBag", lambda: nn.Sequential(nn.EmbeddingBag(10, 12), nn.Linear(12, 5)), 12, tokens=True)
+simple("Scripted", lambda: nn.Sequential(mlp(), nn.ReLU(), torch.jit.script(nn.Linear(5, 3))), 12)
+
+
+@case(8)
+class GramMatrix(nn.Module):
+    """Every unit meets every other: a position of the flattened matrix has two owners of one group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = conv(3, 8), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2)
+        return self.out((x @ x.transpose(1, 2)).flatten(1))
+
+
+@case(2, 4, 4, 10, inputs=((5, 10),))
+class GroupedQueries(nn.Module):
+    """Four heads of queries share two heads of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.shared, self.size = 4, 2, 4
+        self.stem = nn.Linear(10, 10)
+        self.q, self.k, self.v = nn.Linear(10, 16), nn.Linear(10, 8), nn.Linear(10, 8)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, self.heads, self.size).transpose(1, 2)
+        k, v = (
+            each(x).view(batch, length, self.shared, self.size).transpose(1, 2) for each in (self.k, self.v)
+        )
+        k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
+        mixed = (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@case(12, inputs=((7, 8),))
+class LongerThanTheExample(nn.Module):
+    """A position table and a mask of which the example input uses only the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Linear(8, 12), nn.Linear(12, 5)
+        self.position = nn.Parameter(torch.randn(1, 40, 12))
+        self.register_buffer("mask", torch.ones(30, 30).tril())
+        self.register_buffer("unused", torch.ones(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        return self.out(self.mask[:length, :length] @ F.relu(self.stem(x) + self.position[:, :length]))
+
+
+@dataclass
+class Outcome:
+    logits: Tensor
+
+
+@case(12, inputs=((8,),))
+class DataclassOutput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor) -> Outcome:
+        return Outcome(self.body(x))
+
+
+@case(12, inputs=((8,),))
+class ArgmaxOutput(DataclassOutput):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).argmax(1)
+
+
+@case(10, 8)
+class Blur(nn.Module):
+    """One fixed filter for every channel, expanded to as many channels as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = conv(3, 10), conv(10, 8), Head(8)
+        self.register_buffer("kernel", torch.ones(1, 1, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return self.head(self.body(F.conv2d(x, kernel, groups=x.shape[1], padding=1).relu()))
+
+
 BY_NAME = {each.name: each for each in CASES}

@@ -77,7 +77,9 @@ def convolution(call: Call) -> None:
     _mark(call, [(data, 1), (weight, in_dim)])
     _roles(call, data, weight, bias)
     steps = prod((data if transposed else call.out).shape[2:]) * data.shape[0]
-    _cost(call, (*weight.shape, steps), (*call.labels(weight)[:2], *(None,) * (weight.dim() - 1)))
+    first, second = call.labels(weight)[:2]
+    first = out if first is UNIFORM else first  # one filter, repeated
+    _cost(call, (*weight.shape, steps), (first, second, *(None,) * (weight.dim() - 1)))
     labels: Labels = (batch, out, *(None,) * len(spatial))
     call.put(labels, flow=_flow(call, data, weight, bias))
 

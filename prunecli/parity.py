@@ -84,8 +84,16 @@ def verify(
     kept, kwargs = plan.kept(), dict(kwargs or {})
     with kept_rng(), eval_mode(model), eval_mode(pruned):
         _check_tensors(model, pruned, structure, kept)
-        structure_error, structure_dtype, notes = _check_structure(model, structure, kept, args, kwargs, seed)
-        numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs, seed)
+        try:
+            structure_error, structure_dtype, notes = _check_structure(
+                model, structure, kept, args, kwargs, seed
+            )
+            numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs)
+        except (RuntimeError, ValueError, IndexError, TypeError, OperationError) as error:
+            raise ProofError(
+                f"The smaller model does not run: {(str(error) or type(error).__name__).splitlines()[0]}. "
+                "Nothing was written. Leave layers out with --ignore, and please report this."
+            ) from error
     structure_limit = STRUCTURE_LIMIT if structure_dtype == torch.float64 else NUMBERS_LIMIT
     parity = Parity(
         structure_error, structure_limit, _name(structure_dtype),
@@ -166,7 +174,7 @@ def _compare_copies(
 
 
 def _check_numbers(
-    model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int
+    model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any
 ) -> tuple[float, torch.dtype]:
     """Compare the smaller model itself with the masked dense model on the real weights."""
     dtype = _working_dtype(model)

@@ -36,6 +36,8 @@ class Failure:
 
     groups: frozenset[str]
     reason: Reason
+    is_detour: bool = False
+    """Whether the code of `reason.module` took another path than on the dense model."""
 
 
 class Prober:
@@ -61,6 +63,17 @@ class Prober:
         return next((failure for failure in failures if failure is not None), None)
 
     def _try(self, kept: dict[str, NDArray[np.bool_]]) -> Failure | None:
+        """Cut as told. A detour that is taken with nothing cut as well does not count."""
+        failure = self._attempt(kept)
+        while failure is not None and failure.is_detour:
+            uncut = self._attempt({})
+            if uncut is None or uncut.reason.module in self.trace.unsteady:
+                break
+            self.trace.unsteady.add(uncut.reason.module)
+            failure = self._attempt(kept)
+        return failure
+
+    def _attempt(self, kept: dict[str, NDArray[np.bool_]]) -> Failure | None:
         attempt = _Attempt(self.trace, self.draft, kept)
         try:
             outputs = attempt.run(self.args, self.kwargs)
@@ -124,23 +137,28 @@ class _Attempt:
     def _first_detour(self, after: Solution) -> Failure | None:
         """Compare what the code of each module did with what it did on the dense model."""
         for module, dense in self.trace.path.items():
-            cut_ = self.path.get(module, Path())
-            if dense.operations != cut_.operations:
-                return Failure(
-                    frozenset(), Reason("the code of the model takes another path once it is cut", module)
-                )
-            for place, part in enumerate(dense.picks):
-                classes = self.solution.of[part]
-                expected = classes[self.stays[classes]] + 1
-                blamed = frozenset(self.draft.groups_of(classes))
-                if blamed and not (place < len(cut_.picks) and _alike(after, cut_.picks[place], expected)):
-                    text = "the code of the model slices it at a fixed position"
-                    return Failure(blamed, Reason(text, module, "slice"))
-            if not _same_numbers(dense.scalars, cut_.scalars):
-                return Failure(
-                    frozenset(), Reason("a number in the arithmetic is computed from its size", module)
-                )
+            if module in self.trace.unsteady:
+                continue
+            path = self.path.get(module, Path())
+            if dense.operations != path.operations:
+                return _detour(module, "the code of the model takes another path once it is cut")
+            blamed = self._misplaced(dense.picks, path.picks, after)
+            if blamed:
+                return _detour(module, "the code of the model slices it at a fixed position", blamed)
+            if not _same_numbers(dense.scalars, path.scalars):
+                return _detour(module, "a number in the arithmetic is computed from its size")
         return None
+
+    def _misplaced(self, dense: list[Atoms], found: list[Atoms], after: Solution) -> frozenset[str]:
+        """Return the groups of the first slice that did not take what is left of the dense one."""
+        for place, part in enumerate(dense):
+            classes = self.solution.of[part]
+            expected = classes[self.stays[classes]] + 1
+            if place >= len(found) or not _alike(after, found[place], expected):
+                blamed = self.draft.groups_of(classes)
+                if blamed:
+                    return frozenset(blamed)
+        return frozenset()
 
     def _known(self) -> Constraints:
         """Return what the dense solution says about the classes that stay."""
@@ -281,6 +299,10 @@ def _reason_of(solution: Solution, atoms: Atoms) -> Reason:
 
 def _shapes(outputs: Any) -> list[tuple[int, ...]]:
     return [tuple(output.shape) for output in tensors_in(outputs)]
+
+
+def _detour(module: str, text: str, groups: frozenset[str] = frozenset()) -> Failure:
+    return Failure(groups, Reason(text, module), is_detour=True)
 
 
 def _alike(solution: Solution, left: Atoms, right: Atoms) -> bool:

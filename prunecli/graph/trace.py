@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Trace:
     """What one or two forward passes said about a model."""
 
     model: nn.Module
-    """The copy that was traced."""
+    """A copy ready to be traced, which has never run."""
     labels: dict[str, Labels]
     constraints: Constraints
     findings: Findings
@@ -45,6 +45,8 @@ class Trace:
     output_shapes: list[tuple[int, ...]]
     path: dict[str, Path]
     """What the code of each module did in eval mode."""
+    unsteady: set[str] = field(default_factory=set)
+    """Modules that take another path when they run again, cut or not (caches)."""
     follows_training: bool = False
     """Whether the training path was followed too."""
 
@@ -113,14 +115,19 @@ def plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _trace_copy(model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten: dict[str, str]) -> Trace:
-    _warm_up(model, args, kwargs)
+def _trace_copy(
+    model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten: dict[str, str], *, settled: bool = False
+) -> Trace:
+    """Trace a copy that nobody else runs, so that what code caches on first use is seen being made."""
+    runner = copy_module(model, lambda _, tensor: tensor.detach().clone())
     constraints = Constraints()
-    tensors = named_tensors(model)
-    parameters = {name for name, _ in model.named_parameters()}
+    tensors = named_tensors(runner)
+    parameters = {name for name, _ in runner.named_parameters()}
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
-    outputs = run(tracer, model, args, kwargs)
+    outputs = run(tracer, runner, args, kwargs)
+    if not settled and _shapes(named_tensors(runner)) != _shapes(tensors):
+        return _trace_copy(runner, args, kwargs, rewritten, settled=True)  # buffers got their size just now
     tracer.close(outputs)
     shapes = [tuple(output.shape) for output in tensors_in(outputs)]
     if not shapes:
@@ -131,19 +138,15 @@ def _trace_copy(model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten:
     path = copy.deepcopy(tracer.findings.path)
     result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, path)
     if parameters - tracer.findings.used.keys():
-        result.follows_training = _follow_training(tracer, model, args, kwargs)
+        result.follows_training = _follow_training(tracer, runner, args, kwargs)
     for name in sorted(parameters - tracer.findings.used.keys()):
         for label in label_arrays(labels[name]):
             constraints.freeze(label, Reason("is not used in the forward pass"))
     return result
 
 
-def _warm_up(model: nn.Module, args: Args, kwargs: Kwargs) -> None:
-    """Run once, so that what is made on first use exists."""
-    device = next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
-    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
-    with plain_kernels(), torch.no_grad():
-        model(*args, **kwargs)
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def run_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> None:

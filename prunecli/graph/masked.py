@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from prunecli.graph.borrowing import run_without_noise
+from prunecli.graph.call import Call
 from prunecli.graph.constraints import Atoms, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import named_tensors
+from prunecli.graph.findings import label_arrays
 from prunecli.graph.structure import Kept, Structure
 from prunecli.graph.trace import Args, Kwargs, run
-from prunecli.graph.tracer import Call, Tracer, label_arrays
+from prunecli.graph.tracer import Tracer
 
 STATISTICS: Final = frozenset(
     {

@@ -21,11 +21,12 @@ from prunecli.graph.build import Draft, build
 from prunecli.graph.constraints import Atoms, Constraints, Grid, Label, Labels, Reason
 from prunecli.graph.copying import named_tensors
 from prunecli.graph.cutting import cut
+from prunecli.graph.findings import Path
 from prunecli.graph.outputs import tensors_in
 from prunecli.graph.solve import Solution, solve
 from prunecli.graph.structure import Group, Structure
 from prunecli.graph.trace import Args, Kwargs, Trace, run, run_training
-from prunecli.graph.tracer import OperationError, Path, Tracer
+from prunecli.graph.tracer import OperationError, Tracer
 
 _OLD = Reason("frozen before")
 

@@ -24,8 +24,9 @@ import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
 from prunecli.errors import TraceError
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
+from prunecli.graph.findings import Findings, Path, label_arrays
 from prunecli.graph.outputs import tensors_in
-from prunecli.graph.tracer import Findings, OperationError, Path, Tracer, label_arrays
+from prunecli.graph.tracer import OperationError, Tracer
 from prunecli.graph.twins import find_rewritable, install
 
 Args = tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""How each kind of ATen operation carries labels on. Importing this package fills `tracer.RULES`."""
+"""How each kind of ATen operation carries labels on. Importing this package fills `call.RULES`."""
 
 from prunecli.graph.rules import (
     contractions,

@@ -8,9 +8,10 @@ from math import prod
 import numpy as np
 from torch import Tensor
 
+from prunecli.graph.call import Call, rule_for
 from prunecli.graph.constraints import UNIFORM, Atoms, Label, Labels
+from prunecli.graph.findings import Contraction, Flow
 from prunecli.graph.structure import Role
-from prunecli.graph.tracer import Call, Contraction, Flow, rule_for
 
 
 @rule_for("mm")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from prunecli.graph.call import Call, rule_for
 from prunecli.graph.constraints import Label
+from prunecli.graph.findings import Flow
 from prunecli.graph.structure import Role
-from prunecli.graph.tracer import Call, Flow, rule_for
 
 
 @rule_for(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from prunecli.graph.call import Call, rule_for
 from prunecli.graph.constraints import FROZEN_ATOM, UNIFORM, Atoms, Label
-from prunecli.graph.tracer import Call, rule_for
 
 
 @rule_for("cat", "concat", "_cat")

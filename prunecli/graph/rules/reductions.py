@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunecli.graph.call import Call, rule_for
+from prunecli.graph.findings import Flow, Tag
 from prunecli.graph.structure import Role
-from prunecli.graph.tracer import Call, Flow, Tag, rule_for
 
 
 @rule_for(

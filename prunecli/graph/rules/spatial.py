@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunecli.graph.call import Call, rule_for
 from prunecli.graph.constraints import FROZEN_ATOM, Label
-from prunecli.graph.tracer import Call, rule_for
 
 SPATIAL_DIMS = {
     "max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3, "max_pool2d": 2, "max_pool3d": 3,

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prunecli.graph.call import Call, rule_for
 from prunecli.graph.constraints import UNIFORM, Label
+from prunecli.graph.findings import label_arrays
 from prunecli.graph.regroup import regroup, spread
-from prunecli.graph.tracer import Call, label_arrays, rule_for
 
 
 @rule_for("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy", takes_size=True)

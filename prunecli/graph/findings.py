@@ -1,0 +1,83 @@
+"""What a trace knows of tensors, and what it collects besides constraints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prunecli.graph.constraints import Atoms, Labels
+from prunecli.graph.structure import Role
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a tensor was made of.
+
+    `from_data` tells activations from tensors that parameters alone determine; `parameters` are the
+    ones a derived weight was computed from; `open_sites` are the gate sites (names of parameters)
+    whose output this activation still carries, not yet read by a contraction.
+    """
+
+    from_data: bool = False
+    parameters: frozenset[str] = frozenset()
+    open_sites: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What the tracer knows of one tensor."""
+
+    labels: Labels
+    flow: Flow = Flow()
+    picked_from: Atoms | None = None
+    """For positions found by argmax and the like: the labels they count along."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """The cost of one contraction: `coefficient` multiply-accumulates per combination of `labels`."""
+
+    module: str
+    op: str
+    coefficient: int
+    labels: tuple[Atoms, ...]
+
+
+@dataclass
+class Path:
+    """What the code of one module did, in order: another order once it is cut means that sizes steer it."""
+
+    operations: list[str] = field(default_factory=list)
+    """Names of operations, without those that only move or copy."""
+    scalars: list[float] = field(default_factory=list)
+    """Numbers that entered the arithmetic."""
+    picks: list[Atoms] = field(default_factory=list)
+    """Parts of labelled dimensions that were sliced out."""
+
+
+@dataclass
+class Findings:
+    """What a trace collects besides constraints."""
+
+    roles: dict[str, Role] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    """Tensors in the order of their first use -> the module that used them first."""
+    gated: set[str] = field(default_factory=set)
+    """Parameters of gate sites: of the last affine layer before a reader."""
+    consumed: list[Atoms] = field(default_factory=list)
+    produced: list[Atoms] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    sizes: dict[str, dict[bytes, tuple[Atoms, bool]]] = field(default_factory=dict)
+    """Per module the labels seen in it; True for those an operation was given the size of."""
+    channels: dict[str, tuple[Atoms, Atoms, Atoms]] = field(default_factory=dict)
+    """Modules that ran a grouped convolution -> labels of its input, of its output and of its groups."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Operations without a rule -> the module they first ran in."""
+    path: dict[str, Path] = field(default_factory=dict)
+    """What the code of each module did, beside moving atoms."""
+
+
+def label_arrays(labels: Labels) -> list[Atoms]:
+    """Return the labels that are known, without the rest."""
+    return [label for label in labels if isinstance(label, np.ndarray)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from prunecli.errors import ProofError
-from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng
+from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng, set_mode
 from prunecli.graph.copying import copy_module, named_tensors
 from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.masked import run_masked
@@ -281,7 +281,7 @@ def _settle_statistics(model: nn.Module, args: Any, kwargs: Any) -> None:
 
 
 def _train_without_noise(model: nn.Module) -> None:
-    model.train()
+    set_mode(model, training=True)
     for module in model.modules():
         if isinstance(module, _STILL):
             module.eval()

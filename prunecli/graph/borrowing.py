@@ -16,21 +16,33 @@ from torch.utils._pytree import tree_leaves
 
 @contextmanager
 def kept_rng() -> Iterator[None]:
-    """Leave the generators of torch, NumPy and Python as they were found."""
-    python, numpy = random.getstate(), np.random.get_state()
+    """Leave the generators of torch (on all devices), NumPy and Python as they were found."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
-        with torch.random.fork_rng():
-            yield
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+def set_mode(model: nn.Module, *, training: bool) -> None:
+    """Set the mode of every module; not by `.train()`, which some models override to rewrite weights."""
+    for module in model.modules():
+        module.training = training
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module in eval mode, and give each its own mode back."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    set_mode(model, training=False)
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
 from prunecli.errors import TraceError
+from prunecli.graph.borrowing import set_mode
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
 from prunecli.graph.findings import Findings, Path, label_arrays
@@ -91,7 +92,8 @@ def prepare(copy: nn.Module, rewritten: Mapping[str, str]) -> nn.Module:
     for parameter in copy.parameters():
         if parameter.is_leaf:
             parameter.requires_grad_(False)
-    return copy.eval()
+    set_mode(copy, training=False)
+    return copy
 
 
 def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> Any:
@@ -153,11 +155,11 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def run_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> None:
     """Follow the training path with two samples."""
     doubled = tree_map_only(Tensor, lambda tensor: torch.cat([tensor, tensor]), (args, kwargs))
-    model.train()
+    set_mode(model, training=True)
     try:
         tracer.close(run(tracer, model, *doubled))
     finally:
-        model.eval()
+        set_mode(model, training=False)
 
 
 def _follow_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunecli.graph.borrowing import kept_rng
+
 
 class ScoreBN(str, Enum):
     """Which statistics normalisations use while scoring."""
@@ -29,7 +31,8 @@ def undisturbed(model: nn.Module, score_bn: ScoreBN, seed: int) -> Iterator[None
     one thing that a forward pass must not write to.
     """
     with ExitStack() as stack:
-        for give_back in (_attributes(model), _buffers(model), _parameters(model), _generators()):
+        stack.enter_context(kept_rng())
+        for give_back in (_attributes(model), _buffers(model), _parameters(model)):
             stack.callback(give_back)
         for module in model.modules():
             has_statistics = getattr(module, "running_mean", None) is not None
@@ -90,23 +93,5 @@ def _parameters(model: nn.Module) -> Callable[[], None]:
         for parameter, flag, gradient in before:
             parameter.requires_grad_(flag)
             parameter.grad = gradient
-
-    return give_back
-
-
-def _generators() -> Callable[[], None]:
-    """Remember the states of the random number generators: torch's (all devices), NumPy's and Python's."""
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-
-    def give_back() -> None:
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
-        if mps_state is not None:
-            torch.mps.set_rng_state(mps_state)
 
     return give_back

@@ -261,23 +261,30 @@ def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 def _settle_statistics(model: nn.Module, args: Any, kwargs: Any) -> None:
-    """Bring running statistics near what random weights produce, so that deep networks still listen."""
-    norms = [
-        module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
-    ]
-    momenta = [norm.momentum for norm in norms]
-    drawn = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    for norm in norms:
+    """Bring running statistics near what random weights produce, so that deep networks still listen.
+
+    They are measured on a copy: a forward pass may leave more behind than statistics.
+    """
+    norms = _norms(model)
+    if not norms:
+        return
+    measured = copy_module(model, lambda _, tensor: tensor.detach().clone())
+    for norm in _norms(measured):
         norm.train().momentum = 1.0
-    if norms:
-        with suppress(ValueError):  # one value per channel has no variance: the numbers drawn have to do
-            _run(model, args, kwargs)
-    for norm, momentum, before in zip(norms, momenta, drawn, strict=True):
-        norm.eval().momentum = momentum
+    with suppress(ValueError):  # one value per channel has no variance: the numbers drawn have to do
+        _run(measured, args, kwargs)
+    for norm, found in zip(norms, _norms(measured), strict=True):
         mean, variance = norm.running_mean, norm.running_var
-        if mean is not None and variance is not None and not torch.equal(mean, before["running_mean"]):
-            variance.clamp_(min=1e-3).mul_(before["running_var"].clamp(0.5, 1.5))
-            mean.add_(before["running_mean"].clamp(-1, 1) * 0.1 * variance.sqrt())
+        new_mean, new_variance = found.running_mean, found.running_var
+        if mean is None or variance is None or new_mean is None or new_variance is None:
+            continue
+        if not torch.equal(new_mean, mean):
+            variance.clamp_(0.5, 1.5).mul_(new_variance.clamp(min=1e-3))
+            mean.clamp_(-1, 1).mul_(0.1 * variance.sqrt()).add_(new_mean)
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    return [each for each in model.modules() if isinstance(each, _NORMS) and each.track_running_stats]
 
 
 def _train_without_noise(model: nn.Module) -> None:

@@ -63,6 +63,12 @@ class Prober:
         failures = (self._try({name: cut[name] for name in chosen}) for cut in self.cuts)
         return next((failure for failure in failures if failure is not None), None)
 
+    def groups_seen_in(self, module: str) -> frozenset[str]:
+        """Return the groups whose positions operations in this module met."""
+        seen = self.trace.findings.sizes.get(module, {})
+        classes = [self.draft.solution.of[atoms] for atoms, _ in seen.values()]
+        return frozenset(self.draft.groups_of(np.unique(np.concatenate(classes)))) if classes else frozenset()
+
     def _try(self, kept: dict[str, NDArray[np.bool_]]) -> Failure | None:
         """Cut as told. A detour that is taken with nothing cut as well does not count."""
         failure = self._attempt(kept)
@@ -223,19 +229,26 @@ _FEW = 12
 
 
 def _search(prober: Prober, failure: Failure) -> dict[str, Reason]:
-    """Nobody was named: try one group of each kind alone, then kinds together."""
+    """Nobody was named: try one group of each kind alone, those seen where it failed first; then together."""
+    near = prober.groups_seen_in(failure.reason.module)
     kinds: dict[object, list[str]] = {}
-    for group in prober.draft.structure.groups:
+    for group in sorted(prober.draft.structure.groups, key=lambda group: group.name not in near):
         kinds.setdefault(_kind(prober.trace, group), []).append(group.name)
     frozen: dict[str, Reason] = {}
     for names in kinds.values():
+        if frozen and names[0] not in near:
+            break  # what is found explains the failure; if not, the next probe will say so
         alone = prober.try_cut(names[:1])
         if alone is not None:
             frozen |= dict.fromkeys(names if len(names) > _FEW else _failing(prober, names), alone.reason)
-    if frozen:
-        return frozen
+    return frozen or _search_together(prober, list(kinds.values()), failure)
+
+
+def _search_together(prober: Prober, kinds: list[list[str]], failure: Failure) -> dict[str, Reason]:
+    """No kind fails alone: add one kind after the other, and freeze those that cannot join."""
+    frozen: dict[str, Reason] = {}
     accepted: list[str] = []
-    for names in kinds.values():
+    for names in kinds:
         together = prober.try_cut([*accepted, *names])
         if together is None:
             accepted += names

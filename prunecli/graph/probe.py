@@ -282,9 +282,10 @@ def _ends(place: int, width: int) -> NDArray[np.bool_]:
 
 
 def _half(place: int, width: int) -> NDArray[np.bool_]:
-    """Keep about half of the units, at random."""
+    """Keep about half of the units, at random; of a few units, another number in each group."""
     generator = np.random.default_rng(place)
-    count = int(np.clip(round(width * generator.uniform(0.4, 0.6)), 1, width - 1))
+    few = (width + 1) // 2 + place % (width // 2)
+    count = few if width <= _FEW else round(width * generator.uniform(0.35, 0.65))
     stays = np.zeros(width, dtype=bool)
     stays[generator.choice(width, count, replace=False)] = True
     return stays

@@ -98,5 +98,14 @@ def _finish(
     result, *others = call.results()
     call.put(labels, flow=flow, tensor=result)
     for other in others:
-        by_channel = channel if other.dim() == 1 and other.numel() == data.shape[1] else None
-        call.put([by_channel] if other.dim() == 1 else [None] * other.dim(), flow=Flow(), tensor=other)
+        call.put(_labels_of_statistic(other, data, labels, channel), flow=Flow(), tensor=other)
+
+
+def _labels_of_statistic(other: Tensor, data: Tensor, labels: list[Label], channel: Label) -> list[Label]:
+    """Return the labels of a mean or variance: per channel, or of the dimensions that were not averaged."""
+    if other.dim() == 1 and other.numel() == data.shape[1]:
+        return [channel]
+    if other.dim() == data.dim():
+        pairs = zip(labels, other.shape, data.shape, strict=True)
+        return [label if length == whole else None for label, length, whole in pairs]
+    return [None] * other.dim()

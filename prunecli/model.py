@@ -125,8 +125,7 @@ def _factory(spec: ModelSpec, trust: bool) -> tuple[Factory, Mapping[str, Any]]:
             if spec.args.get(name):
                 raise SpecError(
                     f"The spec inside the checkpoint passes `{name}` to `{spec.factory}`, which fetches "
-                    "another "
-                    "file. If you trust it, pass `--trust-spec`."
+                    "another file. If you trust it, pass `--trust-spec`."
                 )
     if reference.kind is FactoryKind.TORCHVISION:
         return _torchvision_factory(reference.name, spec)

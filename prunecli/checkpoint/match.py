@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from prunecli.checkpoint.names import listed, printable
-from prunecli.checkpoint.read import Checkpoint
+from prunecli.checkpoint.read import Checkpoint, read_checkpoint
 from prunecli.errors import CheckpointError
 from prunecli.model import build_model
 from prunecli.spec import ModelSpec
 
 _WRAPPING_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What `torch.compile`, FSDP and activation checkpointing put into names, anywhere."""
-
 
 _COUNTER = "num_batches_tracked"
 """The counter of a batch norm, which only matters with `momentum=None`."""
@@ -66,13 +66,20 @@ class MatchReport:
         return ", ".join(parts)
 
 
-def load_model(spec: ModelSpec, checkpoint: Checkpoint, *, trust: bool = False) -> nn.Module:
+def load_model(spec: ModelSpec, checkpoint: Checkpoint | str | Path, *, trust: bool = False) -> nn.Module:
     """Build the model of the spec and load the checkpoint into it: on the CPU, in eval mode.
+
+    Args:
+        spec: how to build the model.
+        checkpoint: its parameters, or the path of a file that holds them.
+        trust: run the code that a spec from inside a checkpoint names.
 
     Raises:
         SpecError: the model cannot be built.
-        CheckpointError: the two do not fit together.
+        CheckpointError: the file cannot be read, or the two do not fit together.
     """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = read_checkpoint(checkpoint)
     model = build_model(spec, trust=trust)
     load_into(model, checkpoint, spec)
     return model
@@ -180,14 +187,13 @@ def _check_values(checkpoint: Checkpoint, own: Mapping[str, Tensor], tensors: Ma
         if isinstance(target, nn.Parameter) and target.is_floating_point() != tensor.is_floating_point():
             raise CheckpointError(
                 f"`{checkpoint.path}`: `{printable(name)}` is {_dtype(tensor)}, but the model's is "
-                f"{_dtype(target)}. "
-                "Quantised checkpoints cannot be pruned."
+                f"{_dtype(target)}. Quantised checkpoints cannot be pruned."
             )
         if (isinstance(target, nn.Parameter) or is_statistic) and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
+            values = f"{count:,} values that are" if count > 1 else "a value that is"
             raise CheckpointError(
-                f"`{checkpoint.path}`: `{printable(name)}` holds {count:,} values that are not finite (NaN "
-                "or infinity). "
+                f"`{checkpoint.path}`: `{printable(name)}` holds {values} not finite (NaN or infinity). "
                 "Pick a checkpoint from before training diverged."
             )
         first = seen.setdefault(id(target), name)

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from prunecli.checkpoint.names import printable
-from prunecli.checkpoint.safetensors_files import read_header, read_index, read_safetensors, read_sharded
+from prunecli.checkpoint.safetensors_files import read_index, read_safetensors, read_sharded
 from prunecli.checkpoint.sniff import Format, sniff
 from prunecli.checkpoint.torch_files import read_torch
 from prunecli.checkpoint.unwrap import find_state_dict
@@ -68,16 +68,6 @@ def read_checkpoint(path: str | Path, key: str | None = None, allow_pickle: bool
         digest=_digest(files),
         bytes=sum(file.stat().st_size for file in files),
     )
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the texts in a safetensors header without touching its tensors; nothing for other formats.
-
-    Raises:
-        CheckpointError: it is no checkpoint, or damaged.
-    """
-    path = Path(path)
-    return dict(read_header(path).metadata) if sniff(path) is Format.SAFETENSORS else {}
 
 
 def _read(path: Path, format: Format, allow_pickle: bool) -> tuple[Any, dict[str, str]]:

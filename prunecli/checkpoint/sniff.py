@@ -50,17 +50,22 @@ def sniff(path: Path) -> Format:
     Raises:
         CheckpointError: there is no such file, it is empty or damaged, or it is something else.
     """
+    try:
+        return _sniff(path)
+    except OSError as error:  # permissions, a failing disk, a name that is too long
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointError(f"`{path}` cannot be read: {reason}.") from error
+
+
+def _sniff(path: Path) -> Format:
     if path.is_dir():
         return _sniff_folder(path)
     if not path.exists():
         raise CheckpointError(f"There is no file `{path}`.")
     if not path.is_file():
         raise CheckpointError(f"`{path}` is neither a file nor a folder.")
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error.strerror or error}.") from error
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
     if not head:
         raise CheckpointError(f"`{path}` is empty. Was it copied or downloaded to the end?")
     if head.startswith(b"PK\x03\x04"):

@@ -108,8 +108,8 @@ def _needs_code(path: Path, code: set[str]) -> CheckpointError:
     what = "holds a whole pickled model" if is_module else "holds more than parameters"
     return CheckpointError(
         f"`{path}` {what}: reading it would run code of {listed(own)}. It was not opened. Save it again "
-        "where it "
-        "was made, as `torch.save(model.state_dict(), PATH)`, or pass `--allow-pickle` if you trust it."
+        "where it was made, as `torch.save(model.state_dict(), PATH)`, or pass `--allow-pickle` if you "
+        "trust it."
     )
 
 
@@ -117,8 +117,7 @@ def _read_pickle(path: Path, allow_pickle: bool) -> Any:
     if not allow_pickle:
         raise CheckpointError(
             f"`{path}` is a plain pickle, not written by `torch.save`: reading it could run code. Save it "
-            "again as "
-            "`torch.save(model.state_dict(), PATH)`, or pass `--allow-pickle` if you trust it."
+            "again as `torch.save(model.state_dict(), PATH)`, or pass `--allow-pickle` if you trust it."
         )
 
     def load() -> Any:
@@ -136,8 +135,7 @@ def _run_pickle(path: Path, load: Any) -> Any:
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
             f"`{path}` needs code that is not here: {printable(str(error))}. Run prunecli where it can be "
-            "imported "
-            "(set PYTHONPATH), or save the `state_dict()` instead."
+            "imported (set PYTHONPATH), or save the `state_dict()` instead."
         ) from error
     except Exception as error:
         raise _damaged(path, error) from error
@@ -166,7 +164,6 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 @contextmanager
 def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # about old storage classes and protocols, which the user cannot change
+        # about old storage classes and protocols, which the user cannot change
+        warnings.simplefilter("ignore")
         yield

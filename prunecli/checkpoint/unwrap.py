@@ -84,8 +84,7 @@ def find_state_dict(path: Path, content: Any, key: str | None = None) -> tuple[d
     if not candidates:
         raise CheckpointError(
             f"`{path}` holds no parameters: its keys are {listed(content, 8)}. If they are further inside, "
-            "say where "
-            "with `--key NAME.NAME`."
+            "say where with `--key NAME.NAME`."
         )
     name, found = next(iter(candidates.items()))
     return _tensors_of(path, found), name

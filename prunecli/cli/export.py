@@ -43,7 +43,8 @@ Loader = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=PANEL)
+    bool,
+    typer.Option("--force", help="Replace files that are there already.", metavar="", rich_help_panel=PANEL),
 ]
 
 

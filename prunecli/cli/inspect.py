@@ -67,6 +67,7 @@ def tables_of(found: Inspection) -> tuple[Table, Table]:
             (item.name, item.width, item.params_per_unit, item.macs_per_unit, _listed(item.layers))
             for item in found.groups
         ),
+        lists=("cut in",),
     )
     return layers, groups
 
@@ -81,8 +82,8 @@ def closing(found: Inspection) -> list[str]:
     lines = [f"frozen: {item.name} ({item.width} units) {_why(item)}" for item in found.frozen]
     share = found.prunable_params / found.params if found.params else 0.0
     lines.append(
-        f"{found.params:,} params, {found.macs:,} MACs, {found.units:,} units in {len(found.groups)} groups; "
-        f"{share:.1%} of the params can be cut"
+        f"{found.params:,} params, {found.macs:,} MACs, {found.units:,} units in {len(found.groups)} "
+        f"group{'s' * (len(found.groups) != 1)}; {share:.1%} of the params can be cut"
     )
     if found.not_counted:
         lines.append(f"MACs not counted: {', '.join(found.not_counted)}")

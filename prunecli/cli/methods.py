@@ -70,9 +70,9 @@ def render_one(method: MethodInfo, style: Style) -> str:
     if style.style != "table":
         return render((method,), style)
     arguments = ", ".join(_arguments(method)) or "none"
+    paragraphs = inspect.cleandoc(method.make.__doc__ or "").split("\n\n")
     lines = (
-        inspect.cleandoc(method.make.__doc__ or ""),
-        "",
+        *(line for paragraph in paragraphs for line in (" ".join(paragraph.split()), "")),
         f"needs      {', '.join(method.needs.names)}",
         f"passes     {method.passes} forward and backward over the sample",
         f"arguments  {arguments}",

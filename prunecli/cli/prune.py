@@ -33,8 +33,11 @@ def command(
     with reporting(shown) as reporter:
         pruned = prune(checkpoint, choices, reporter)
     if shown.quiet:
-        write_result("\n".join(map(str, pruned.files[:1])))
+        for path in pruned.files[:1]:  # a dry run may write nothing
+            write_result(str(path))
         return
-    write_result(report_text(pruned.report, shown.style))
-    for path in pruned.files:
-        say(f"wrote {path}")
+    sizes = {path: path.stat().st_size for path in pruned.files}
+    write_result(report_text(pruned.report, shown.style, sizes))
+    if shown.style != "table":  # which names the paths itself
+        for path in pruned.files:
+            say(f"wrote {path}")

@@ -6,9 +6,11 @@ that matter least; a number is never cut. In a pipe nothing is folded or dropped
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +44,8 @@ class Column:
     cells: tuple[str, ...]
     is_name: bool = False
     """Names stand on the left and may be folded; numbers stand on the right and may not."""
+    is_list: bool = False
+    """Lists of names lose their end, names their middle."""
     fold_to: int = 24
     """How narrow a name may become."""
     drop: int = 0
@@ -61,38 +65,62 @@ class Column:
 
 
 def stdout_console() -> Console:
-    """Return where results go."""
-    return _console(sys.stdout.isatty(), stderr=False)
+    """Return what results are laid out for: as wide as COLUMNS says, else as the terminal, else without end.
+
+    It writes nothing by itself (`streams.write_result` does): what it prints is captured.
+    """
+    is_terminal = sys.stdout.isatty()
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdigit() and int(columns) else None if is_terminal else UNLIMITED
+    colour = has_colour(is_terminal)
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        emoji=False,
+    )
 
 
-def stderr_console() -> Console:
-    """Return where all else goes."""
-    return _console(sys.stderr.isatty(), stderr=True)
-
-
-def render_report(
-    report: Report, console: Console, folder: Path | None = None, every_layer: bool = False
-) -> None:
+def render_report(report: Report, console: Console, written: Mapping[Path, int] | None = None) -> None:
     """Print a report.
 
     Args:
         report: What to print.
         console: Where to.
-        folder: Where the files written lie.
-        every_layer: Show layers without arithmetic (norms) one by one, not in one line.
+        written: Paths just written, and their sizes; by default the names that the report knows.
     """
+    width = console.width
     lines = [Text(plain(report.title), "bold")]
     if report.settings:
         asked = ", ".join(
-            f"{name} {value}" for name, value in report.settings.items() if value not in (None, "", [])
+            f"{name} {value}"
+            for name, value in report.settings.items()
+            if value not in (None, "", []) and name != "sample_digest"
         )
-        lines.append(Text(plain(asked), "dim"))
-    lines += [Text(), *table_lines(layer_columns(report, every_layer), console.width), Text()]
-    lines += [
-        Text.assemble((f"{label:<10}", "bold"), plain(text)) for label, text in _summary(report, folder)
-    ]
-    lines += [Text.assemble(("warning: ", "yellow"), plain(notice.text)) for notice in report.warnings]
+        lines += paragraph(asked, width, style="dim")
+    lines += [Text(), *table_lines(layer_columns(report), width), Text()]
+    for label, text in _summary(report, written):
+        lines += paragraph(text, width, (f"{label:<10}", "bold"))
+    for notice in report.warnings:
+        lines += paragraph(notice.text, width, ("warning: ", "yellow"))
     print_lines(lines, console)
+
+
+def paragraph(text: str, width: int, lead: tuple[str, str] = ("", ""), style: str = "") -> list[Text]:
+    """Break a text between words where it is wider than the terminal, all lines right of its lead.
+
+    Args:
+        text: One paragraph; control characters are taken out.
+        width: Columns of the terminal.
+        lead: What stands before the first line, and its style.
+        style: Style of the text.
+    """
+    room = max(width - len(lead[0]), _SHORTEST_NAME)
+    parts = textwrap.wrap(plain(text), room, break_long_words=False, break_on_hyphens=False) or [""]
+    leads = (lead, *[(" " * len(lead[0]), "")] * (len(parts) - 1))
+    return [Text.assemble(before, (part, style)) for before, part in zip(leads, parts, strict=True)]
 
 
 def print_lines(lines: Iterable[Text], console: Console) -> None:
@@ -127,7 +155,8 @@ def fit(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def _folded(column: Column, width: int) -> Column:
-    return replace(column, cells=tuple(fold(cell, width) for cell in column.cells))
+    shorten = fold_list if column.is_list else fold
+    return replace(column, cells=tuple(shorten(cell, width) for cell in column.cells))
 
 
 def fold(name: str, width: int) -> str:
@@ -142,9 +171,18 @@ def fold(name: str, width: int) -> str:
     return f"{name[: width - 3 - tail]}...{name[-tail:]}"
 
 
-def layer_columns(report: Report, every_layer: bool = False) -> list[Column]:
+def fold_list(names: str, width: int) -> str:
+    """Shorten a list of names at its end.
+
+    >>> fold_list("conv1, bn1, conv2", 14)
+    'conv1, bn1 ...'
+    """
+    return names if len(names) <= width else f"{names[: width - 4].rstrip(', ')} ..."
+
+
+def layer_columns(report: Report) -> list[Column]:
     """Return the table of layers: units kept, parameters, MACs, and each layer's part of the MACs left."""
-    layers = [layer for layer in report.layers if every_layer or layer.macs.before or layer.macs.after]
+    layers = [layer for layer in report.layers if layer.macs.before or layer.macs.after]
     shown = set(map(id, layers))
     others = [layer for layer in report.layers if id(layer) not in shown]
     rows = [*layers, *([_sum_up(others)] if others else [])]
@@ -176,7 +214,7 @@ def _changes(changes: Sequence[Change]) -> tuple[str, ...]:
     return tuple(f"{b:>{widths[0]}} -> {a:>{widths[1]}}" for b, a in zip(before, after, strict=True))
 
 
-def _summary(report: Report, folder: Path | None) -> Iterator[tuple[str, str]]:
+def _summary(report: Report, written: Mapping[Path, int] | None) -> Iterator[tuple[str, str]]:
     totals = report.totals
     for label, change, write in (
         ("params", totals.params, human),
@@ -191,21 +229,11 @@ def _summary(report: Report, folder: Path | None) -> Iterator[tuple[str, str]]:
     if report.onnx:
         yield "onnx", onnx_text(report.onnx)
         yield from (("", note) for note in report.onnx.notes)
-    for i, file in enumerate(report.files):
-        path = folder / file.name if folder else Path(file.name)
-        yield "" if i else "written", f"{path} ({human_bytes(file.size)})"
+    files = {Path(file.name): file.size for file in report.files} if written is None else written
+    for i, (path, size) in enumerate(files.items()):
+        yield "" if i else "written", f"{path} ({human_bytes(size)})"
 
 
 def _total_width(columns: Sequence[Column], folded: bool = False) -> int:
     widths = (min(c.width, c.fold_to) if folded and c.is_name else c.width for c in columns)
     return sum(widths) + len(_GAP) * (len(columns) - 1)
-
-
-def _console(is_terminal: bool, stderr: bool) -> Console:
-    """Make a console that is as wide as COLUMNS says, else as the terminal, else without end."""
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdigit() and int(columns) else None if is_terminal else UNLIMITED
-    colour = has_colour(is_terminal)
-    return Console(
-        stderr=stderr, width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
-    )

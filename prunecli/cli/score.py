@@ -21,7 +21,8 @@ EXAMPLES = """Examples:
   prunecli score model.pt --data npz:train.npz#train[:1024] --out scores.safetensors"""
 
 Units = Annotated[
-    bool, typer.Option("--units", help="One row per unit, not per group.", rich_help_panel="Output")
+    bool,
+    typer.Option("--units", help="One row per unit, not per group.", metavar="", rich_help_panel="Output"),
 ]
 Out = Annotated[
     str | None,
@@ -33,7 +34,10 @@ Out = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel="Files")
+    bool,
+    typer.Option(
+        "--force", help="Replace files that are there already.", metavar="", rich_help_panel="Files"
+    ),
 ]
 
 

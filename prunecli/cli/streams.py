@@ -7,17 +7,28 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prunecli.errors import OutputError
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def write_result(text: str) -> None:
-    """Write a result to standard output. When the reader has gone away (`| head -1`), say nothing."""
+    """Write a result to standard output. When the reader has gone away (`| head -1`), say nothing.
+
+    Raises:
+        OutputError: it cannot be written, as on a full disk.
+    """
     try:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         _silence(sys.stdout.fileno())
+    except OSError as error:
+        _silence(sys.stdout.fileno())
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"Standard output cannot be written: {reason}.") from None
 
 
 def say(text: str) -> None:
@@ -47,7 +58,9 @@ def plain(text: str) -> str:
 
 @contextmanager
 def quietly_closed() -> Iterator[None]:
-    """Let the last flush, which Python does at exit, fail without a word."""
+    """Let the last flush, which Python does at exit, fail without a word; a stream may be closed already."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     try:
         yield
     finally:

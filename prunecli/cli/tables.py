@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from rich.text import Text
 
-from prunecli.cli.render import Column, print_lines, render_report, stdout_console, table_lines
+from prunecli.cli.render import Column, paragraph, print_lines, render_report, stdout_console, table_lines
 from prunecli.cli.streams import plain
 from prunecli.report import Report, text
 
 Cell: TypeAlias = "str | int | float | None"
+
+_LEAD = re.compile(r"\S* {2,}")
+"""What stands in a column of its own before a line of text."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +31,24 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     optional: tuple[str, ...] = ()
     """Columns that go first where the terminal is narrow, the last one before the others."""
+    lists: tuple[str, ...] = ()
+    """Columns of lists, which lose their end where the terminal is narrow."""
 
 
 def to_terminal(tables: Sequence[Table], heading: str = "", closing: Sequence[str] = ()) -> str:
     """Return aligned text: as wide as the terminal, or as COLUMNS says; never cut in a pipe."""
     console = stdout_console()
-    lines = [Text(plain(heading), "bold")] if heading else []
+    width = console.width
+    lines = paragraph(heading, width, style="bold") if heading else []
     for table in tables:
         if table.rows:
             title = [Text(plain(table.title), "bold")] if table.title else []
             separator = [Text()] if lines else []
-            lines += [*separator, *title, *table_lines(_columns(table), console.width, has_total=False)]
+            lines += [*separator, *title, *table_lines(_columns(table), width, has_total=False)]
     lines += [Text()] if lines and closing else []
-    lines += [Text(plain(line)) for line in closing]
+    for line in (line for block in closing for line in block.splitlines() or [""]):
+        lead = _LEAD.match(line)
+        lines += paragraph(line[lead.end() :] if lead else line, width, (lead[0] if lead else "", ""))
     with console.capture() as captured:
         print_lines(lines, console)
     return captured.get()
@@ -67,8 +77,8 @@ def to_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def report_text(report: Report, style: str) -> str:
-    """Return a report in the form asked for."""
+def report_text(report: Report, style: str, written: Mapping[Path, int] | None = None) -> str:
+    """Return a report in the form asked for; a table also says which paths were written."""
     match style:
         case "json":
             return report.to_json()
@@ -80,7 +90,7 @@ def report_text(report: Report, style: str) -> str:
             pass
     console = stdout_console()
     with console.capture() as captured:
-        render_report(report, console)
+        render_report(report, console, written)
     return captured.get()
 
 
@@ -103,6 +113,7 @@ def _columns(table: Table) -> list[Column]:
             name,
             tuple(plain(shown(row[i])) for row in table.rows),
             is_name=not _is_numeric(table, i),
+            is_list=name in table.lists,
             drop=1 + table.optional.index(name) if name in table.optional else 0,
         )
         for i, name in enumerate(table.columns)

@@ -64,8 +64,7 @@ class Samples(Dataset[Any]):
             if missing:
                 raise DataError(
                     f"`{self.source}` gives inputs by the names {', '.join(map(str, raw))}, but the spec's "
-                    "[[input]] "
-                    f"has {', '.join(missing)}."
+                    f"[[input]] has {', '.join(missing)}."
                 )
             found = [raw[item.name] for item in expected]
         else:

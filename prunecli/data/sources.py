@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunecli.data.arrays import open_idx, open_npz
-from prunecli.data.pictures import open_imagefolder, open_torchvision
 from prunecli.data.samples import Fetch, Samples, collate
 from prunecli.data.synthetic import open_random
 from prunecli.errors import DataError
@@ -20,8 +19,7 @@ _SLICE = re.compile(r"\[(-?\d*):(-?\d*)(?::(-?\d*))?\]$")
 
 FORMS = (
     "`npz:FILE#PART`, `imagefolder:DIR`, `idx:IMAGES,LABELS`, `torchvision:CIFAR10?split=test`, "
-    "`random:1024` "
-    "or `file.py:DATASET`, each with an optional `[start:stop]`"
+    "`random:1024` or `file.py:DATASET`, each with an optional `[start:stop]`"
 )
 
 
@@ -118,10 +116,22 @@ def _open_synthetic(place: str, spec: ModelSpec, _: bool, seed: int, trust: bool
     return int(place), open_random(spec, seed, trust)
 
 
+def _open_pictures(place: str, spec: ModelSpec, *_: object) -> Opened:
+    from prunecli.data.pictures import open_imagefolder  # torchvision is slow to import
+
+    return open_imagefolder(place, spec)
+
+
+def _open_torchvision(place: str, spec: ModelSpec, download: bool, *_: object) -> Opened:
+    from prunecli.data.pictures import open_torchvision
+
+    return open_torchvision(place, spec, download)
+
+
 _OPENERS: dict[str, Callable[[str, ModelSpec, bool, int, bool], Any]] = {
     "npz": lambda place, spec, *_: open_npz(place, spec),
     "idx": lambda place, spec, *_: open_idx(place, spec),
-    "imagefolder": lambda place, spec, *_: open_imagefolder(place, spec),
-    "torchvision": lambda place, spec, download, *_: open_torchvision(place, spec, download),
+    "imagefolder": _open_pictures,
+    "torchvision": _open_torchvision,
     "random": _open_synthetic,
 }

@@ -77,16 +77,7 @@ def rebuild_pruned(
         raise CheckpointError(f"`{path}`: {error}. Check that `{spec.factory}` is what was pruned.") from None
 
 
-def read_record(path: str | Path) -> PrunedRecord:
-    """Return what the file says of itself, without reading its tensors.
-
-    Raises:
-        CheckpointError: when it is no pruned file.
-    """
-    return _read(Path(path), with_tensors=False)[0]
-
-
-def _read(path: Path, with_tensors: bool = True) -> tuple[PrunedRecord, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[PrunedRecord, dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"`{path}`: there is no such file.")
     try:
@@ -99,8 +90,7 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[PrunedRecord, dict[str
                 )
             record = PrunedRecord.from_json(text, str(path))
             # cloned, since kernels may round differently where memory is not aligned as in the model saved
-            names = file.keys() if with_tensors else ()
-            return record, {name: file.get_tensor(name).clone() for name in names}
+            return record, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"`{path}` cannot be read as safetensors: {error}.") from None
 

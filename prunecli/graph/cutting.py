@@ -64,17 +64,6 @@ def attribute_values(structure: Structure, kept: Kept, model: nn.Module) -> Attr
     return values
 
 
-def shapes_after(structure: Structure, kept: Kept) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor once the cut is made."""
-    return {
-        name: tuple(
-            length if axis is None else axis.kept_length(kept)
-            for length, axis in zip(tensor.shape, tensor.axes, strict=True)
-        )
-        for name, tensor in structure.tensors.items()
-    }
-
-
 def tensors_fit(model: nn.Module, structure: Structure) -> bool:
     """Return whether the parameters of `model` have the shapes that the structure was found on.
 

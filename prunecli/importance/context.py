@@ -34,9 +34,9 @@ class State:
     def merged(self, other: State) -> State:
         """Return the state of both samples together.
 
-        >>> one, two = (State({"conv1": torch.tensor([x, 1.0])}) for x in (1.0, 2.0))
+        >>> one, two = (State({"conv1": torch.tensor([x, 1.0]).double()}) for x in (1.0, 2.0))
         >>> one.merged(two).values["conv1"]
-        tensor([3., 2.])
+        tensor([3., 2.], dtype=torch.float64)
         """
         match self.merge:
             case Merge.SUM:

@@ -36,6 +36,10 @@ class About:
     """Whether normalisations used their running statistics (`eval`) or the micro-batch's (`train`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the scores should know."""
+    sample: str | None = None
+    """The source of the samples, without folders; None where the method reads no data."""
+    sample_digest: str | None = None
+    """SHA-256 of which samples of it there were."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from prunecli.budget import Budget as Limit
 from prunecli.budget import feasible, make_plan, parse_amount
-from prunecli.errors import BudgetError, InputError, UsageError
+from prunecli.errors import BudgetError, InputError, NotPrunableError, UsageError
 from prunecli.importance import Scores
 from prunecli.pipeline.listener import Listener
-from prunecli.pipeline.measuring import measure_scores
+from prunecli.pipeline.measuring import check_importance, measure_scores
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.running import Place
 from prunecli.pipeline.settings import Budget, Choices
@@ -34,6 +34,7 @@ def check_choices(choices: Choices) -> None:
         raise UsageError("`--keep` and `--target` are two budgets; give one of them.")
     if len(choices.importance.method) != 1:
         raise UsageError("`prune` ranks by one `--method`; `prunecli score` compares several.")
+    check_importance(choices.importance)
     _limit(budget)
     _constraints(budget)
 
@@ -50,6 +51,10 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
         plan = Plan.from_json(_read(decision.apply).decode("utf-8", "replace"), Path(decision.apply).name)
         plan.check(opened.structure)
         return plan, None
+    if not opened.structure.groups:
+        raise NotPrunableError(
+            f"`{opened.name}` has no units that can be cut; `prunecli inspect` says why each layer is frozen."
+        )
     limit, constraints = _limit(budget), _constraints(budget)
     reachable = feasible(opened.structure, limit, constraints)
     if not reachable.holds_wanted:
@@ -66,9 +71,14 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
         scope=Scope(budget.scope),
         rank=None if budget.rank == "auto" else Rank(budget.rank),
         constraints=constraints,
-        digests=parents_of(opened),
+        digests={**parents_of(opened), **_digest_of_sample(scores)},
     )
     return plan, scores
+
+
+def _digest_of_sample(scores: Scores) -> dict[str, str]:
+    about = scores.about
+    return {about.sample: about.sample_digest} if about.sample and about.sample_digest else {}
 
 
 def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) -> Scores:

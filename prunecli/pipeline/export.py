@@ -16,7 +16,7 @@ from prunecli.export.to_onnx import to_onnx
 from prunecli.export.to_safetensors import to_bytes
 from prunecli.model import example_inputs
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.opening import Opened, open_model, parents_of
+from prunecli.pipeline.opening import Opened, lineage_of, open_model, parents_of
 from prunecli.pipeline.settings import Samples, Source
 from prunecli.pipeline.versions import versions
 from prunecli.report import OnnxCheck
@@ -71,9 +71,7 @@ def export(
     check = None
     if targets.onnx is not None:
         listener.progress("exporting to ONNX", 0, None)
-        exported = to_onnx(
-            opened.model, partial(example_inputs, opened.spec), lineage=dict(parents_of(opened))
-        )
+        exported = to_onnx(opened.model, partial(example_inputs, opened.spec), lineage=lineage_of(opened))
         contents[Path(targets.onnx)], check = exported.content, exported.check
     if targets.safetensors is not None:
         path = Path(targets.safetensors)

@@ -110,3 +110,8 @@ def parents_of(opened: Opened) -> Mapping[str, str]:
     """Return the digests of the files that a model made of this one descends from."""
     before = dict(opened.record.parents) if opened.record else {}
     return {**before, opened.name: opened.checkpoint.digest}
+
+
+def lineage_of(opened: Opened) -> dict[str, str]:
+    """Return the same for the metadata of an ONNX file."""
+    return {f"prunecli.parent.{name}": digest for name, digest in parents_of(opened).items()}

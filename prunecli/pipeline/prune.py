@@ -11,13 +11,12 @@ from torch import nn
 from prunecli.export.files import check_free, write_files
 from prunecli.export.to_onnx import OnnxModel, to_onnx
 from prunecli.export.to_safetensors import to_bytes
-from prunecli.importance import find_method
 from prunecli.model import example_inputs
 from prunecli.parity import Parity, verify
 from prunecli.pipeline.deciding import check_choices, decide
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.measuring import measure_accuracy
-from prunecli.pipeline.opening import open_model, parents_of
+from prunecli.pipeline.opening import lineage_of, open_model
 from prunecli.pipeline.paths import Paths, choose_paths
 from prunecli.pipeline.running import Place, float_dtype, running_on
 from prunecli.pipeline.settings import Choices
@@ -49,8 +48,6 @@ def prune(checkpoint: str, choices: Choices | None = None, listener: Listener | 
     """
     choices, listener = choices or Choices(), listener or Silent()
     check_choices(choices)
-    for name in choices.importance.method:
-        find_method(name)
     paths = choose_paths(Path(checkpoint), choices)
     check_free(paths.wanted, choices.files.force)
     opened = open_model(checkpoint, choices.source, choices.samples, listener)
@@ -78,11 +75,11 @@ def _finish(
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content
         checked = Checked(checks, notes, accuracy, onnx.check if onnx else None)
+    if paths.plan is not None:
+        contents[paths.plan] = cut.plan.to_json().encode()
     report = make_report(cut, checked, contents, place.device.type)
     if paths.report is not None:
         contents[paths.report] = report.to_json().encode()
-    if paths.plan is not None:
-        contents[paths.plan] = cut.plan.to_json().encode()
     return contents, report
 
 
@@ -123,6 +120,7 @@ def measure_both(
 def export_onnx(cut: Cut, listener: Listener) -> OnnxModel:
     """Export to ONNX and run it in onnxruntime, with a note in it of where it comes from."""
     listener.progress("exporting to ONNX", 0, None)
-    lineage = {f"prunecli.parent.{name}": digest for name, digest in parents_of(cut.opened).items()}
     inputs = partial(example_inputs, cut.opened.spec)
-    return to_onnx(cut.smaller, inputs, lineage={"prunecli.method": cut.plan.method, **lineage})
+    return to_onnx(
+        cut.smaller, inputs, lineage={"prunecli.method": cut.plan.method, **lineage_of(cut.opened)}
+    )

@@ -10,7 +10,7 @@ from prunecli.errors import UsageError
 from prunecli.export.files import check_free, write_files
 from prunecli.importance import Scores
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.measuring import measure_scores
+from prunecli.pipeline.measuring import check_importance, measure_scores
 from prunecli.pipeline.opening import open_model
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Importance, Machine, Samples, Source
@@ -49,6 +49,7 @@ def score(
     """
     source, samples, importance = source or Source(), samples or Samples(), importance or Importance()
     machine, listener = machine or Machine(), listener or Silent()
+    check_importance(importance)
     paths = _paths(out, importance.method)
     check_free(paths.values(), force)
     opened = open_model(checkpoint, source, samples, listener)

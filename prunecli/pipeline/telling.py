@@ -73,7 +73,7 @@ def make_record(cut: Cut, folder: Path, parity: tuple[ParityCheck, ...]) -> Prun
 def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], device: str) -> Report:
     """Put the two models side by side."""
     notes = cut.scores.about.notes if cut.scores else ()
-    sources = (_sample(cut), cut.opened.spec.data.test)
+    sources = (cut.scores.about.sample if cut.scores else None, cut.opened.spec.data.test)
     return compare(
         describe(cut.opened.model, *cut.opened.example),
         describe(cut.smaller, *cut.opened.example),
@@ -108,20 +108,11 @@ def settings_of(cut: Cut) -> dict[str, Json]:
         "scope": cut.plan.scope.value,
         "rank": cut.plan.rank.value,
         **{name: value for name, value in asked.items() if value != untouched[name]},
-        "sample": _sample(cut),
+        "sample": about.get("sample"),
         **{name: value for name, value in about.items() if name not in ("method", "notes", "seed")},
         "seed": about["seed"],
     }
     return {name: value for name, value in chosen.items() if value or name == "seed"}
-
-
-def _sample(cut: Cut) -> str | None:
-    """Return the source that importance was measured on, without its folder."""
-    if cut.scores is None or not cut.scores.about.samples:
-        return None
-    data = to_json_dict(cut.opened.spec)["data"]
-    source = data.get("sample") or data.get("train")
-    return str(source) if source else None
 
 
 def _written(path: Path, content: bytes) -> WrittenFile:

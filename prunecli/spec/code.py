@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,14 +117,18 @@ _MODULE_CLASS = ("torch.nn.modules.module", "Module")
 
 def _import_file(path: Path, text: str) -> ModuleType:
     """Import a file under a name of its own, so that two `model.py` never meet."""
-    if not path.is_file():
+    try:
+        source = path.resolve()
+        code = source.read_bytes()
+    except FileNotFoundError:
         raise SpecError(
-            f"`{text}`: there is no file `{path}`. Relative paths start from the spec's folder (for a "
-            "pruned file, "
-            "from its own); name the model with `--spec` if it has moved."
-        )
-    source = path.resolve()
-    digest = hashlib.sha256(str(source).encode() + source.read_bytes()).hexdigest()[:12]
+            f"`{text}`: there is no file `{path}`. Relative paths start from the spec's folder (for a pruned "
+            "file, from its own); name the model with `--spec` if it has moved."
+        ) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(f"`{text}`: `{path}` cannot be read: {reason}.") from error
+    digest = hashlib.sha256(str(source).encode() + code).hexdigest()[:12]
     name = f"prunecli_file_{source.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
@@ -189,17 +194,15 @@ def _importable(folder: Path | None) -> Iterator[None]:
 
 def _forget_namesakes(folder: Path) -> None:
     """Drop modules that came from another spec's folder where this folder has one of the same name."""
-    others = _folders_seen - {folder}
+    others = tuple(f"{other}{os.sep}" for other in _folders_seen - {folder})
     _folders_seen.add(folder)
-    if not others or not folder.is_dir():
-        return
-    own = {entry.stem for entry in folder.iterdir() if entry.suffix == ".py" or entry.is_dir()}
     for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        if top not in own:
+        home = str(getattr(module, "__dict__", {}).get("__file__") or "")
+        if not home.startswith(others):  # nearly all modules: they are installed
             continue
-        home = Path(getattr(module, "__file__", None) or ".")
-        if any(home == other / f"{top}.py" or home.is_relative_to(other / top) for other in others):
+        top = name.partition(".")[0]
+        is_neighbour = any(home.startswith((f"{other}{top}.py", f"{other}{top}{os.sep}")) for other in others)
+        if is_neighbour and ((folder / f"{top}.py").is_file() or (folder / top).is_dir()):
             del sys.modules[name]
 
 

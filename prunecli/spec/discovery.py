@@ -22,6 +22,7 @@ from prunecli.spec.model_spec import (
     change_paths,
     is_absolute,
 )
+from prunecli.spec.rebase import way_between
 from prunecli.spec.tables import MINIMAL_SPEC, from_json_dict, plain_value
 
 if sys.version_info >= (3, 11):
@@ -56,10 +57,7 @@ def read_spec(
     >>> read_spec("torchvision:resnet18", spec_args=["num_classes=10"]).args
     {'num_classes': 10}
     """
-    text = str(text_or_path)
-    spec = (
-        _read_toml(Path(text)) if text.lower().endswith(".toml") else ModelSpec(factory=text, base=Path.cwd())
-    )
+    spec = _read_text(str(text_or_path))
     return override(spec, spec_args=spec_args, input=input, data=data, test_data=test_data)
 
 
@@ -92,7 +90,7 @@ def find_spec(
     path = Path(checkpoint)
     beside = path.with_suffix(".toml")
     if explicit is not None:
-        spec = read_spec(explicit)
+        spec = _read_text(str(explicit))
     elif metadata and METADATA_KEY in metadata:
         spec = _read_metadata(metadata[METADATA_KEY], path, trust)
     elif beside != path and beside.is_file():
@@ -185,6 +183,11 @@ def _literal(text: str) -> Any:
         return text
 
 
+def _read_text(text: str) -> ModelSpec:
+    """Read what the user typed, before the inputs of the model need to be known."""
+    return _read_toml(Path(text)) if text.lower().endswith(".toml") else ModelSpec(text, base=Path.cwd())
+
+
 def _read_toml(path: Path) -> ModelSpec:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -220,8 +223,7 @@ def _path_from(base: Path, path: str) -> str:
     if is_absolute(path) or base.resolve() == Path.cwd():
         return path
     whole = Path(os.path.normpath(Path.cwd() / path))
-    inside = base.resolve()
-    return whole.relative_to(inside).as_posix() if whole.is_relative_to(inside) else str(whole)
+    return way_between(base.resolve(), whole) or str(whole)
 
 
 _TORCHVISION_SIDES = {"inception_v3": 299}

@@ -6,9 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from prunecli.spec.model_spec import FactoryKind, ModelSpec, Reference, is_absolute
-
-_FILE_SCHEMES = ("npz", "imagefolder", "idx")
+from prunecli.spec.model_spec import ModelSpec, change_paths, is_absolute
 
 
 def rebase(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -26,21 +24,35 @@ def rebase(spec: ModelSpec, folder: Path) -> ModelSpec:
         return spec
 
     def moved(path: str) -> str:
-        return path if is_absolute(path) else Path(os.path.relpath(here / path, there)).as_posix()
+        if is_absolute(path):
+            return path
+        whole = Path(os.path.normpath(here / path))
+        return way_between(there, whole) or whole.name
 
-    def source(text: str | None) -> str | None:
-        scheme, colon, rest = (text or "").partition(":")
-        if text and colon and scheme in _FILE_SCHEMES:
-            return f"{scheme}:{','.join(moved(path) for path in rest.split(','))}"
-        return code(text) if text else None
+    def changed(text: str | None) -> str | None:
+        return change_paths(text, moved) if text else None
 
-    def code(text: str) -> str:
-        is_file = ".py:" in text and Reference.parse(text.partition("[")[0]).kind is FactoryKind.FILE
-        return moved(text) if is_file else text
-
-    granted = frozenset(filter(None, map(source, spec.granted)))
     data = replace(
-        spec.data, sample=source(spec.data.sample), train=source(spec.data.train), test=source(spec.data.test)
+        spec.data,
+        sample=changed(spec.data.sample),
+        train=changed(spec.data.train),
+        test=changed(spec.data.test),
     )
-    task = replace(spec.task, loss=code(spec.task.loss))
-    return replace(spec, factory=code(spec.factory), data=data, task=task, base=folder, granted=granted)
+    return replace(
+        spec,
+        factory=change_paths(spec.factory, moved),
+        data=data,
+        task=replace(spec.task, loss=change_paths(spec.task.loss, moved)),
+        base=folder,
+        granted=frozenset(change_paths(text, moved) for text in spec.granted),
+    )
+
+
+def way_between(folder: Path, path: Path) -> str | None:
+    """Return the relative path; None where it would tell whose folders it crosses, or on another drive."""
+    if folder.anchor != path.anchor:
+        return None
+    shared = Path(os.path.commonpath([folder, path]))
+    if shared == Path(path.anchor) or shared in Path("~").expanduser().parents:
+        return None
+    return Path(os.path.relpath(path, folder)).as_posix()

@@ -234,3 +234,10 @@ def test_a_model_is_built_and_loaded(tmp_path: Path) -> None:
     model = load_model(spec, read_checkpoint(tmp_path / "a.pt"))
     assert not model.training
     assert_loaded(model, expected)
+
+
+def test_a_path_will_do_for_a_checkpoint(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "a.pt")
+    spec = read_spec("torch.nn:Linear", spec_args={"in_features": 3, "out_features": 2}, input=["3"])
+    for path in (tmp_path / "a.pt", str(tmp_path / "a.pt")):
+        assert load_model(spec, path)(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from prunecli.checkpoint import Format, read_checkpoint
-from prunecli.checkpoint.read import read_metadata
 from prunecli.errors import CheckpointError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
@@ -32,14 +31,13 @@ def test_tensors_and_metadata_are_read(tmp_path: Path) -> None:
     found = read_checkpoint(tmp_path / "a.pt")
     assert (found.format, found.kind, found.wrapper) == (Format.SAFETENSORS, "safetensors", None)
     assert found.metadata == {"prunecli": "{}"}
-    assert read_metadata(tmp_path / "a.pt") == {"prunecli": "{}"}
     assert all(torch.equal(found.tensors[name], WEIGHTS[name]) for name in WEIGHTS)
     assert found.tensors["a.bias"].dtype is torch.bfloat16
 
 
 def test_other_formats_have_no_metadata(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "a.pt")
-    assert read_metadata(tmp_path / "a.pt") == {}
+    assert read_checkpoint(tmp_path / "a.pt").metadata == {}
 
 
 @pytest.mark.parametrize(

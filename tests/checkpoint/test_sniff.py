@@ -107,3 +107,15 @@ def test_a_real_onnx_file_is_refused(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y])), str(tmp_path / "a.onnx"))
     with pytest.raises(CheckpointError, match="looks like an ONNX file"):
         sniff(tmp_path / "a.onnx")
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read: file name too long"):
+        sniff(tmp_path / ("x" * 300))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(CheckpointError, match="cannot be read: permission denied"):
+        sniff(tmp_path)

@@ -50,6 +50,8 @@ def prunecli(*arguments: str, **environment: str) -> subprocess.CompletedProcess
             "name a folder, or a file that ends in .safetensors",
         ),
         (("score", MLP, "--method-arg", "x"), 2, "write NAME=VALUE"),
+        (("score", "nowhere.pt", "--method", "tailor-fo"), 2, "Did you mean `taylor-fo`?"),
+        (("prune", "nowhere.pt", "--keep", "0.5", "--method-arg", "x=1"), 2, "No argument `x`"),
         (("score", MLP, "--out", "scores.pt"), 2, "ends in .safetensors"),
         (("export", MLP), 2, "Nothing to write"),
         (("export", MLP, "--loader", "never_written.py"), 2, "`--loader` is for a file that prunecli wrote"),
@@ -125,6 +127,20 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert done.stdout.startswith("model.safetensors: ")
 
 
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    (
+        (">&-", 0, ""),
+        (">/dev/full", 4, "error: Standard output cannot be written: no space left on device.\n"),
+    ),
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_an_output_that_takes_nothing(redirection: str, code: int, message: str) -> None:
+    command = f"{sys.executable} -m prunecli methods {redirection}"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (code, message)
+
+
 @pytest.mark.parametrize(("variables", "coloured"), (({}, False), ({"FORCE_COLOR": "1"}, True)))
 def test_colour_only_where_it_is_wanted(variables: dict[str, str], coloured: bool) -> None:
     environment = {"NO_COLOR": "", "FORCE_COLOR": "", **variables}
@@ -194,3 +210,21 @@ def test_dry_run_writes_nothing_but_the_plan(tmp_path: Path, capsys: pytest.Capt
     )
     assert "192/384" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [plan]
+
+
+def test_a_quiet_dry_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prune", MLP, "--method", "magnitude", "--keep", "0.5", "--dry-run", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_table_names_every_path_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    arguments = ["--method", "magnitude", "--keep", "0.5", "--no-onnx", "--out", str(tmp_path)]
+    assert run(["prune", MLP, *arguments, "--plan", str(tmp_path / "plan.json")]) == 0
+    out, err = capsys.readouterr()
+    assert all(f"{path} (" in out for path in tmp_path.iterdir())
+    assert "wrote" not in err
+    assert run(["prune", MLP, *arguments, "--force", "--json"]) == 0
+    assert f"wrote {tmp_path / 'model.pruned.json'}" in capsys.readouterr().err

@@ -7,8 +7,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from prunecli.cli import render
-from prunecli.cli.render import Column, fit, fold, layer_columns, render_report, stdout_console, table_lines
+from prunecli.cli import render, tables
+from prunecli.cli.render import (
+    Column,
+    fit,
+    fold,
+    fold_list,
+    layer_columns,
+    paragraph,
+    render_report,
+    stdout_console,
+    table_lines,
+)
+from prunecli.cli.tables import Table
 from prunecli.report import (
     Accuracy,
     Change,
@@ -55,10 +66,10 @@ def report() -> Report:
     )
 
 
-def printed(width: int, every_layer: bool = False) -> str:
+def printed(width: int) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, no_color=True, force_terminal=False)
-    render_report(report(), console, Path("out"), every_layer)
+    render_report(report(), console, {Path("out/net.pruned.safetensors"): 16_001_234})
     return stream.getvalue()
 
 
@@ -71,7 +82,7 @@ def test_report(width: int, golden: Callable[[str, str], None]) -> None:
 
 
 def test_a_pipe_gets_everything(golden: Callable[[str, str], None]) -> None:
-    text = printed(render.UNLIMITED, every_layer=True)
+    text = printed(render.UNLIMITED)
     golden("report-pipe.txt", text)
     assert "encoder.layers.encoder_layer_2.mlp.linear_1" in text
     assert "..." not in text
@@ -98,6 +109,19 @@ def test_fold_keeps_both_ends() -> None:
     assert fold("short", 10) == "short"
     assert fold("0123456789", 7) == "01...89"
     assert len(fold("x" * 50, 16)) == 16
+
+
+def test_a_list_loses_its_end() -> None:
+    table = Table("", ("group", "cut in"), (("conv1", "conv1, bn1, conv2"),), lists=("cut in",))
+    assert [column.is_list for column in tables._columns(table)] == [False, True]
+    assert fold_list("conv1, bn1, conv2", 17) == "conv1, bn1, conv2"
+
+
+def test_paragraphs_break_between_words_and_stay_right_of_their_lead() -> None:
+    lines = [line.plain for line in paragraph("one two three four five", 20, ("note:  ", "bold"))]
+    assert lines == ["note:  one two three", "       four five"]
+    assert [line.plain for line in paragraph("a" * 40, 20)] == ["a" * 40]
+    assert [line.plain for line in paragraph("", 20)] == [""]
 
 
 def test_an_empty_table_has_its_titles() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 import prunecli
-from prunecli.errors import DataError, InputError, SpecError
+from prunecli.data import SyntheticDataWarning
+from prunecli.errors import DataError, InputError, NotPrunableError, SpecError
 from prunecli.pipeline.compress_report import compare_checkpoints, read_report
 from prunecli.pipeline.export import Targets, export
 from prunecli.pipeline.inspect import inspect
@@ -45,10 +47,15 @@ def digits() -> torch.Tensor:
     return torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+def load(sample: Path) -> nn.Module:
+    """Return a dense sample model."""
+    return prunecli.load_model(prunecli.read_spec(sample.with_name("model.toml")), sample)
+
+
 @pytest.mark.parametrize("sample", (MLP, CNN, RESNET), ids=lambda path: path.parent.name)
 def test_prune_writes_a_model_that_loads_bit_for_bit(sample: Path, tmp_path: Path) -> None:
     pruned = prune(str(sample), choices(tmp_path, importance=Importance()))
-    loaded = prunecli.load(pruned.files[0], trust_spec=True)
+    loaded = prunecli.load(pruned.files[0], spec=sample.with_name("model.toml"))
     assert torch.equal(loaded(digits()), pruned.model(digits()))
     assert pruned.plan.kept_count == pruned.plan.unit_count // 2
     assert pruned.report.accuracy_before is not None
@@ -62,7 +69,8 @@ def test_prune_writes_onnx_and_report(tmp_path: Path) -> None:
     assert pruned.report.onnx is not None
     assert pruned.report.onnx.error < 1e-4
     assert read_report(str(pruned.files[2])) == pruned.report
-    assert str(tmp_path) not in pruned.files[2].read_text()
+    assert not [path for path in pruned.files if str(tmp_path)[1:].encode() in path.read_bytes()]
+    assert not [path for path in pruned.files if str(SAMPLES)[1:].encode() in path.read_bytes()]
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
@@ -75,14 +83,8 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
 
 def test_keep_everything_is_the_identity(tmp_path: Path) -> None:
     pruned = prune(str(RESNET), choices(tmp_path, budget=Budget(keep="1.0")))
-    dense = prunecli.load_model(*_spec_and_checkpoint(RESNET))
+    dense = load(RESNET)
     assert torch.equal(pruned.model(digits()), dense(digits()))
-
-
-def _spec_and_checkpoint(path: Path) -> tuple[object, object]:
-    from prunecli.checkpoint import read_checkpoint
-
-    return prunecli.read_spec(path.with_name("model.toml")), read_checkpoint(path)
 
 
 def test_a_plan_can_be_written_and_applied(tmp_path: Path) -> None:
@@ -91,6 +93,7 @@ def test_a_plan_can_be_written_and_applied(tmp_path: Path) -> None:
     applied = choices(tmp_path / "b", budget=Budget(), decision=Decision(apply=str(plan)))
     second = prune(str(CNN), applied)
     assert Plan.from_json(plan.read_text()) == first.plan
+    assert [file.name for file in first.report.files] == ["model.pruned.safetensors", "plan.json"]
     assert torch.equal(first.model(digits()), second.model(digits()))
 
 
@@ -100,6 +103,30 @@ def test_scores_can_be_written_and_used(tmp_path: Path) -> None:
     measured = prune(str(CNN), choices(tmp_path / "a", importance=Importance()))
     reused = prune(str(CNN), choices(tmp_path / "b", decision=Decision(scores=file)))
     assert reused.plan.keep == measured.plan.keep
+    assert reused.report.settings == measured.report.settings
+
+
+def test_report_and_plan_say_which_samples_were_used(tmp_path: Path) -> None:
+    sampled = prune(str(MLP), choices(tmp_path / "a", importance=Importance(), samples=Samples(samples=64)))
+    again = prune(
+        str(MLP),
+        choices(
+            tmp_path / "b", importance=Importance(), samples=Samples(samples=64), machine=Machine(seed=1)
+        ),
+    )
+    digest = sampled.report.settings["sample_digest"]
+    assert sampled.report.settings["sample"] == "npz:../digits.npz#train[:1024]"
+    assert sampled.plan.digests["npz:../digits.npz#train[:1024]"] == digest
+    assert again.report.settings["sample_digest"] != digest
+
+
+def test_scores_of_elsewhere_bring_their_own_sample(tmp_path: Path) -> None:
+    file = str(tmp_path / "scores.safetensors")
+    with pytest.warns(SyntheticDataWarning):
+        score(str(MLP), samples=Samples(data="random:64"), machine=CPU, out=file)
+    report = prune(str(MLP), choices(tmp_path, decision=Decision(scores=file))).report
+    assert report.settings["sample"] == "random:64"
+    assert "random-data" in {notice.kind for notice in report.warnings}
 
 
 def test_several_methods_write_a_file_each(tmp_path: Path) -> None:
@@ -110,11 +137,11 @@ def test_several_methods_write_a_file_each(tmp_path: Path) -> None:
 
 def test_a_pruned_file_can_be_inspected_and_pruned_again(tmp_path: Path) -> None:
     once = prune(str(RESNET), choices(tmp_path, budget=Budget(keep="0.5", scope="layer")))
-    trusted = Source(trust_spec=True)
+    trusted = Source(spec=str(RESNET.with_name("model.toml")))
     assert inspect(str(once.files[0]), trusted).units == once.plan.kept_count
     twice = prune(str(once.files[0]), choices(tmp_path, source=trusted))
     assert twice.files[0].name == "model.pruned.pruned.safetensors"
-    loaded = prunecli.load(twice.files[0], trust_spec=True)
+    loaded = prunecli.load(twice.files[0], spec=RESNET.with_name("model.toml"))
     assert torch.equal(loaded(digits()), twice.model(digits()))
 
 
@@ -143,9 +170,10 @@ def test_export_writes_a_loader_that_needs_no_prunecli(tmp_path: Path) -> None:
 
 
 def test_export_carries_a_dense_model_too(tmp_path: Path) -> None:
+    shutil.copytree(MLP.parent, tmp_path / "mlp")
     file = tmp_path / "dense.safetensors"
-    export(str(MLP), Targets(safetensors=str(file)))
-    dense = prunecli.load_model(*_spec_and_checkpoint(MLP))
+    export(str(tmp_path / "mlp" / MLP.name), Targets(safetensors=str(file)))
+    dense = load(MLP)
     assert torch.equal(prunecli.load(file, trust_spec=True)(digits()), dense(digits()))
 
 
@@ -171,6 +199,29 @@ def test_inspection_is_json() -> None:
     found = inspect(str(RESNET))
     assert json.loads(json.dumps(to_plain(found)))["frozen"][0]["name"] == "classifier"
     assert found.prunable_params == found.params - 10  # all but the bias of the classifier
+
+
+def test_a_network_without_groups_is_refused_whatever_the_budget(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    torch.save({"1.weight": torch.ones(3, 64), "1.bias": torch.ones(3)}, tmp_path / "net.pt")
+    source = Source(spec=f"{tmp_path / 'net.py'}:net", input=("1x8x8",))
+    for budget in (Budget(keep="0.5"), Budget(target="macs=0.5")):
+        with pytest.raises(NotPrunableError, match="has no units that can be cut"):
+            prune(str(tmp_path / "net.pt"), choices(tmp_path, source=source, budget=budget))
+
+
+def test_the_lineage_of_an_onnx_file_is_named_alike_by_prune_and_export(tmp_path: Path) -> None:
+    import onnx
+
+    digest = sha256(MLP.read_bytes()).hexdigest()
+    chosen = choices(tmp_path, files=Files(out=str(tmp_path)))
+    prune(str(MLP), chosen)
+    export(str(MLP), Targets(onnx=str(tmp_path / "dense.onnx")))
+    for name in ("model.pruned.onnx", "dense.onnx"):
+        found = {entry.key: entry.value for entry in onnx.load(tmp_path / name).metadata_props}
+        assert found["prunecli.parent.model.pt"] == digest
 
 
 class _Breaks(nn.Module):

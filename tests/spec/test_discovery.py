@@ -146,7 +146,7 @@ def test_what_the_user_says_goes_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert spec.args == {"classes": 3}
     assert spec.inputs == (InputSpec((1, 9, 9)),)
     assert spec.data.sample == "npz:other.npz[:5]"
-    assert spec.data.test == f"idx:a,{tmp_path / 'b'}"
+    assert spec.data.test == "idx:a,../b"
     assert str(tmp_path) not in json.dumps(to_json_dict(spec))
 
 
@@ -165,6 +165,14 @@ def test_specs_are_found_in_order(tmp_path: Path) -> None:
     assert find_spec(checkpoint, metadata={METADATA_KEY: inside}, trust=True).trusted
     explicit = find_spec(checkpoint, "torchvision:vgg11", metadata={METADATA_KEY: inside})
     assert (explicit.factory, explicit.trusted) == ("torchvision:vgg11", True)
+
+
+def test_what_is_typed_may_say_the_input_of_a_typed_factory() -> None:
+    assert find_spec("a.pt", "net.py:build", input=["1x8x8"]).inputs == (InputSpec((1, 8, 8)),)
+    vit = find_spec("a.pt", "torchvision:vit_b_16", spec_args=["image_size=32"])
+    assert vit.inputs == (InputSpec((3, 32, 32)),)
+    with pytest.raises(SpecError, match="does not say what the model takes in"):
+        find_spec("a.pt", "net.py:build")
 
 
 def test_a_spec_inside_may_not_run_what_the_user_did_not_type(tmp_path: Path) -> None:

@@ -523,7 +523,7 @@ class ConflictingSplits(nn.Module):
         return self.head(self.two(F.relu(self.one(self.stem(x)))))
 
 
-@case(6, 4)
+@case(6, 4, frozen="padding adds")
 class Padding(nn.Module):
     """Zero channels on both sides, as in a ResNet with option A shortcuts; the image is padded too."""
 

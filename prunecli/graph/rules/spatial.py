@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunecli.graph.call import Call, rule_for
-from prunecli.graph.constraints import FROZEN_ATOM, Label
+from prunecli.graph.constraints import Label
 
 SPATIAL_DIMS = {
     "max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3, "max_pool2d": 2, "max_pool3d": 3,
@@ -46,7 +46,7 @@ def pad(call: Call) -> None:
         label = labels[dim]
         if isinstance(label, np.ndarray) and min(widths[2 * index], widths[2 * index + 1]) < 0:
             call.freeze(label, "is cropped by a fixed number of positions")
-        labels[dim] = _padded(label, widths[2 * index], widths[2 * index + 1])
+        labels[dim] = _padded(call, label, widths[2 * index], widths[2 * index + 1])
     call.put(labels)
 
 
@@ -76,9 +76,10 @@ def col2im(call: Call) -> None:
     call.put((*labels[:-2], channels, None, None))
 
 
-def _padded(label: Label, before: int, after: int) -> Label:
+def _padded(call: Call, label: Label, before: int, after: int) -> Label:
     if not isinstance(label, np.ndarray):
         return label if before == after == 0 else None
-    if before < 0 or after < 0:
-        label = label[max(-before, 0) : label.size - max(-after, 0)]
-    return np.concatenate([np.full(max(before, 0), FROZEN_ATOM), label, np.full(max(after, 0), FROZEN_ATOM)])
+    label = label[max(-before, 0) : label.size - max(-after, 0)]
+    added = call.tracer.constraints.fresh(max(before, 0) + max(after, 0))
+    call.freeze(added, "is joined to positions that padding adds")
+    return np.concatenate([added[: max(before, 0)], label, added[max(before, 0) :]])

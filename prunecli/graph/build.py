@@ -51,7 +51,7 @@ def build(trace: Trace, solution: Solution) -> Draft:
     sizes = find_attributes(trace, units.axis_of)
     structure = Structure(
         groups=tuple(groups),
-        frozen=tuple(_describe_frozen(trace, columns, solution)),
+        frozen=(*_describe_frozen(trace, columns, solution), *_describe_single(trace, columns, units)),
         tensors=_describe_tensors(trace, columns, units),
         aliases=aliases(trace.model),
         attributes=tuple(sizes),
@@ -254,6 +254,18 @@ def _describe_frozen(trace: Trace, columns: _Columns, solution: Solution) -> Ite
             yield FrozenAxis(
                 layer, width, reason.text, reason.module, reason.op, tuple(dict.fromkeys(tensors))
             )
+
+
+def _describe_single(trace: Trace, columns: _Columns, units: _Units) -> Iterator[FrozenAxis]:
+    """Yield the outputs of layers whose positions all go together: one unit, which cannot go."""
+    frozen = units.solution.is_frozen
+    for place, column in enumerate(columns.all):
+        classes = units.solution.of[column.atoms]
+        is_output = column.side is Side.PRODUCER and column.dim < 2 and columns.is_layer(place)
+        if is_output and units.axis_of(column.atoms) is None and not frozen[classes].any():
+            layer = column.tensor.rpartition(".")[0] or column.tensor
+            text = "goes all together or not at all: it is a single unit"
+            yield FrozenAxis(layer, int(column.atoms.size), text, "", "", (column.tensor,))
 
 
 def _describe_costs(trace: Trace, units: _Units) -> Iterator[CostTerm]:

@@ -160,6 +160,7 @@ def _score_sample(
                 {name: totals[name].merged(state) for name, state in states.items()} if totals else states
             )
         about = replace(about, batches=about.batches + 1, samples=about.samples + batch.samples)
+        del found, seen  # or two sets of gradients are alive in the next backward pass
     if not totals:
         raise DataError("The sample is empty: there is nothing to score the units on.")
     return {

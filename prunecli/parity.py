@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -85,24 +85,21 @@ def verify(
     with kept_rng(), eval_mode(model), eval_mode(pruned):
         _check_tensors(model, pruned, structure, kept)
         try:
-            structure_error, structure_dtype, notes = _check_structure(
-                model, structure, kept, args, kwargs, seed
-            )
+            checked = _check_structure(model, structure, kept, args, kwargs, seed)
             numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs)
         except (RuntimeError, ValueError, IndexError, TypeError, OperationError) as error:
             raise ProofError(
                 f"The smaller model does not run: {(str(error) or type(error).__name__).splitlines()[0]}. "
                 "Nothing was written. Leave layers out with --ignore, and please report this."
             ) from error
-    structure_limit = STRUCTURE_LIMIT if structure_dtype == torch.float64 else NUMBERS_LIMIT
     parity = Parity(
-        structure_error, structure_limit, _name(structure_dtype),
-        numbers_error, NUMBERS_LIMIT, _name(numbers_dtype), notes,
+        checked.error, checked.limit, _name(checked.dtype),
+        numbers_error, NUMBERS_LIMIT, _name(numbers_dtype), checked.notes,
     )  # fmt: skip
     if not parity.holds:
         raise ProofError(
             "The smaller model disagrees with the masked dense model: relative error "
-            f"{structure_error:.1e} with random weights (allowed {structure_limit:.0e}), "
+            f"{checked.error:.1e} with {checked.weights} (allowed {checked.limit:.0e}), "
             f"{numbers_error:.1e} with the real ones (allowed {NUMBERS_LIMIT:.0e}). "
             "Nothing was written. Leave layers out with --ignore, and please report this."
         )
@@ -127,26 +124,37 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
     return bool(same.all())
 
 
+@dataclass(frozen=True)
+class _StructureCheck:
+    """How far both models are apart with other weights than the real ones."""
+
+    error: float
+    limit: float
+    dtype: torch.dtype
+    weights: str
+    """What the weights were, in words that follow `with`."""
+    notes: tuple[str, ...] = ()
+
+
 def _check_structure(
     model: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int
-) -> tuple[float, torch.dtype, tuple[str, ...]]:
-    """Compare both models with random weights; return the error, the precision and remarks."""
+) -> _StructureCheck:
+    """Compare both models with random weights, in float64 where that is possible."""
     size = sum(parameter.numel() for parameter in model.parameters())
     compare = partial(_compare_copies, model, structure, kept, args, kwargs)
     if size > FLOAT64_PARAMETERS:
-        error, note = _with_random_weights(compare, structure, seed, torch.float32, NUMBERS_LIMIT)
-        return error, torch.float32, (*note, "too large for float64: structure checked in float32")
+        found = _with_random_weights(compare, structure, seed, torch.float32, NUMBERS_LIMIT)
+        return replace(found, notes=(*found.notes, "too large for float64: structure checked in float32"))
     try:
-        error, note = _with_random_weights(compare, structure, seed, torch.float64, STRUCTURE_LIMIT)
-        return error, torch.float64, note
+        return _with_random_weights(compare, structure, seed, torch.float64, STRUCTURE_LIMIT)
     except (RuntimeError, OperationError):  # code that computes in float32 whatever it is given
-        error, note = _with_random_weights(compare, structure, seed, torch.float32, NUMBERS_LIMIT)
-        return error, torch.float32, (*note, "does not run in float64: structure checked in float32")
+        found = _with_random_weights(compare, structure, seed, torch.float32, NUMBERS_LIMIT)
+        return replace(found, notes=(*found.notes, "does not run in float64: structure checked in float32"))
 
 
 def _with_random_weights(
     compare: Callable[..., float], structure: Structure, seed: int, dtype: torch.dtype, limit: float
-) -> tuple[float, tuple[str, ...]]:
+) -> _StructureCheck:
     """Compare with weights drawn anew; where these amplify rounding, with the real ones, all shaken.
 
     A deep network of random weights may be chaotic: rounding errors grow until they are as large as
@@ -154,9 +162,10 @@ def _with_random_weights(
     """
     error = compare(dtype, _Randomise(structure, seed, dtype), settle=True)
     if error <= limit:
-        return error, ()
+        return _StructureCheck(error, limit, dtype, "random weights")
     note = "random weights amplify rounding: structure checked on the real ones, each changed at random"
-    return compare(dtype, _Shake(seed, dtype), settle=False), (note,)
+    error = compare(dtype, _Shake(seed, dtype), settle=False)
+    return _StructureCheck(error, limit, dtype, "the real weights changed at random", (note,))
 
 
 def _compare_copies(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import (
     Axis,
     CostTerm,
@@ -47,6 +48,14 @@ class Case:
         dtype = next(self.model.parameters()).dtype
         inputs = torch.randn(samples, *self.shape, generator=generator, dtype=torch.float64).to(dtype)
         return (inputs,), torch.randint(self.classes, (samples,), generator=generator)
+
+
+def with_sites(case: Case) -> Case:
+    """Add to each group where its units appear in the forward pass: that is left to tracing."""
+    example = torch.zeros(1, *case.shape, dtype=next(case.model.parameters()).dtype)
+    found = find_groups(case.model, (example,)).by_name
+    groups = tuple(replace(group, sites=found[group.name].sites) for group in case.structure.groups)
+    return replace(case, structure=replace(case.structure, groups=groups))
 
 
 def member(
@@ -127,7 +136,9 @@ def mlp() -> Case:
         Group("0", 6, (*layer("0", 6, gated=True), *reader("2", 6))),
         Group("2", 5, (*layer("2", 5, gated=True), *reader("4", 5))),
     ]
-    return Case("mlp", model.eval(), structure_of(model, groups, [("0", 1), ("2", 1), ("4", 1)]), (4,), 3)
+    return with_sites(
+        Case("mlp", model.eval(), structure_of(model, groups, [("0", 1), ("2", 1), ("4", 1)]), (4,), 3)
+    )
 
 
 def conv_norm() -> Case:
@@ -149,7 +160,9 @@ def conv_norm() -> Case:
         Group("3", 4, (*layer("3", 4, gated=False), *norm("4", 4), *reader("7", 4, per_unit=16))),
     ]
     costs = [("0", 16), ("3", 16), ("7", 1)]
-    return Case("conv_norm", model.double().eval(), structure_of(model, groups, costs), (2, 4, 4), 3)
+    return with_sites(
+        Case("conv_norm", model.double().eval(), structure_of(model, groups, costs), (2, 4, 4), 3)
+    )
 
 
 class Residual(nn.Module):
@@ -185,7 +198,9 @@ def residual() -> Case:
         made = [*layer(name, width, gated=False, bias=False), *norm(f"{name}_norm", width)]
         groups.append(Group(name, width, (*made, *reader(after, width))))
     costs = [("stem", 16), ("in1", 16), ("out1", 16), ("in2", 16), ("out2", 16), ("head", 1)]
-    return Case("residual", model.double().eval(), structure_of(model, groups, costs), (2, 4, 4), 3)
+    return with_sites(
+        Case("residual", model.double().eval(), structure_of(model, groups, costs), (2, 4, 4), 3)
+    )
 
 
 def shuffle(model: nn.Module) -> None:

@@ -21,6 +21,7 @@ from prunecli.graph.structure import (
     Owner,
     Role,
     Side,
+    Site,
     Structure,
     TensorAxes,
 )
@@ -218,8 +219,29 @@ def _describe_groups(trace: Trace, columns: _Columns, units: _Units) -> Iterator
                 Member(column.tensor, column.dim, owner.positions, owner.units, role, column.side, gated)
             )
     changing = units.groups_along(trace.constraints.statistics)
+    sites = _describe_sites(trace, units)
     for name in units.names:
-        yield Group(name, int(units.classes[name].size), tuple(members[name]), name in changing)
+        width = int(units.classes[name].size)
+        yield Group(name, width, tuple(members[name]), name in changing, tuple(sites[name]))
+
+
+def _describe_sites(trace: Trace, units: _Units) -> dict[str, list[Site]]:
+    """Return group -> where its units appear in the forward pass."""
+    sites: dict[str, list[Site]] = {name: [] for name in units.names}
+    for each in trace.findings.watched:
+        for dim, label in enumerate(each.labels):
+            if not isinstance(label, np.ndarray):
+                continue
+            axis = units.axis_of(label)
+            for owner in axis.owners if axis else ():
+                at = dim - len(each.labels)
+                sites[owner.group].append(
+                    Site(
+                        each.call, each.kind, each.operand, at, int(label.size), owner.positions,
+                        owner.units, each.tensors,
+                    )
+                )  # fmt: skip
+    return sites
 
 
 def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[str, TensorAxes]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prunecli.graph.constraints import Atoms, Labels
-from prunecli.graph.structure import Role
+from prunecli.graph.structure import CallKey, Role, SiteKind
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ class Contraction:
     labels: tuple[Atoms, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """A tensor that a torch function call took or gave, of interest to methods that look at activations."""
+
+    call: CallKey
+    kind: SiteKind
+    operand: int | None
+    labels: Labels
+    tensors: tuple[str, ...]
+
+
 @dataclass
 class Path:
     """What the code of one module did, in order: another order once it is cut means that sizes steer it."""
@@ -68,6 +79,7 @@ class Findings:
     consumed: list[Atoms] = field(default_factory=list)
     produced: list[Atoms] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
     sizes: dict[str, dict[bytes, tuple[Atoms, bool]]] = field(default_factory=dict)
     """Per module the labels seen in it; True for those an operation was given the size of."""
     channels: dict[str, tuple[Atoms, Atoms, Atoms]] = field(default_factory=dict)

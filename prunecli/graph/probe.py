@@ -105,6 +105,8 @@ class _Attempt:
         )
         self.model = cut(trace.model, draft.structure, kept)
         self.constraints = self._known()
+        self.before = solve(self.constraints)
+        """What is known before the cut copy is traced, which adds to the constraints."""
         self.known_grids = len(self.constraints.grids)
         parameters = {name for name, _ in self.model.named_parameters()}
         tensors = named_tensors(self.model)
@@ -130,7 +132,7 @@ class _Attempt:
 
     def verdict(self, outputs: Any, dense_shapes: list[tuple[int, ...]]) -> Failure | None:
         """Compare what this trace implies with what the dense one implied."""
-        before, after = solve(self._known()), solve(self.constraints)
+        before, after = self.before, solve(self.constraints)
         atoms = np.flatnonzero(self.stays) + 1
         atoms = atoms[~before.is_frozen[before.of[atoms]]]
         changed = _merged(before.of[atoms], after.of[atoms]) | after.is_frozen[after.of[atoms]]

@@ -97,6 +97,45 @@ class Member:
     gated: bool
 
 
+@dataclass(frozen=True)
+class CallKey:
+    """Which call of a torch function in a forward pass: the `nth` of that name in the code of `module`.
+
+    Every pass through the same code has the same keys, with gradients or without, on any device.
+    """
+
+    module: str
+    function: str
+    nth: int
+
+
+class SiteKind(str, Enum):
+    """What happens to the units at a site."""
+
+    MADE = "made"  # the last affine call before a reader, or an affine call before that
+    READ = "read"  # a layer contracts them with its weight
+    RECTIFIED = "rectified"  # a ReLU has just set what is negative to zero
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A tensor of the forward pass in which the units lie along one dimension.
+
+    Position `positions[i]` along `dim` (counted from the last: -1) holds unit `units[i]`.
+    """
+
+    call: CallKey
+    kind: SiteKind
+    operand: int | None
+    """Which positional operand of the call the tensor is; None: its result."""
+    dim: int
+    length: int
+    positions: NDArray[np.int64]
+    units: NDArray[np.int64]
+    tensors: tuple[str, ...]
+    """The parameters that make the units here; at a READ, the weight."""
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Units that go together across layers. Named after its first producing layer."""
@@ -106,6 +145,8 @@ class Group:
     members: tuple[Member, ...]
     changes_statistics: bool = False
     """True where a mean, a norm or a normalisation runs over the units: removal changes it."""
+    sites: tuple[Site, ...] = ()
+    """Where the units appear in the forward pass, in its order."""
 
     @property
     def producers(self) -> tuple[Member, ...]:

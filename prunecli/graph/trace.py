@@ -8,7 +8,7 @@ some parameters stay unused, the training path is followed as well (auxiliary he
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,16 +17,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
 from prunecli.errors import TraceError
 from prunecli.graph.borrowing import set_mode
+from prunecli.graph.calls import CallWatch
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
-from prunecli.graph.findings import Findings, Path, label_arrays
+from prunecli.graph.findings import Findings, Flow, Path, Watched, label_arrays
 from prunecli.graph.outputs import tensors_in
+from prunecli.graph.structure import CallKey, SiteKind
 from prunecli.graph.tracer import OperationError, Tracer
 from prunecli.graph.twins import find_rewritable, install
 
@@ -164,15 +165,17 @@ def run_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -
 
 def _follow_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> bool:
     """Follow the training path too; return whether it reached parameters that were unused."""
-    reached, costs = len(tracer.findings.used), len(tracer.findings.contractions)
+    found = tracer.findings
+    reached, costs, sites = len(found.used), len(found.contractions), len(found.watched)
     try:
         run_training(tracer, model, args, kwargs)
     except (RuntimeError, ValueError, NotImplementedError, TypeError, OperationError):
         return False  # a model that cannot train here is judged by its eval path alone
     finally:
-        del tracer.findings.contractions[costs:]
+        del found.contractions[costs:]
+        del found.watched[sites:]
         del tracer.modules[1:]
-    return len(tracer.findings.used) > reached
+    return len(found.used) > reached
 
 
 def _new_labels(constraints: Constraints, tensor: Tensor) -> Labels:
@@ -184,22 +187,65 @@ _TENSOR_MAKERS = frozenset({torch.tensor, torch.as_tensor, Tensor.new_tensor})
 """Calls that turn numbers into tensors, after which they can no longer be read on the meta device."""
 
 
-class _Watch(TorchFunctionMode):
-    """Sees the calls whose meaning is lost in the operations they become."""
+_RECTIFIERS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "threshold", "threshold_"})
+_READERS = frozenset({"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
+
+
+class _Watch(CallWatch):
+    """Sees the calls whose meaning is lost in the operations they become, and notes where units appear."""
 
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
+        super().__init__(tracer.modules)
         self.tracer = tracer
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, key: CallKey, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and len(args) < 7:
             self.tracer.freeze_scale(args[0] if args else kwargs["query"])
         if func in _TENSOR_MAKERS:
             self.tracer.note_numbers(args[1:] if isinstance(args[0], Tensor) else args)
-        return func(*args, **kwargs)
+        if key.function in _READERS:
+            self._note_reading(key, args, kwargs)
+        taken = [self._flow(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            self._note_result(key, args, taken, result)
+        return result
+
+    def _flow(self, tensor: Tensor) -> Flow:
+        return self.tracer.tag_of(tensor).flow
+
+    def _note(
+        self, key: CallKey, kind: SiteKind, operand: int | None, tensor: Tensor, tensors: Iterable[str]
+    ) -> None:
+        labels = self.tracer.tag_of(tensor).labels
+        self.tracer.findings.watched.append(Watched(key, kind, operand, labels, tuple(sorted(tensors))))
+
+    def _note_reading(self, key: CallKey, args: tuple[Any, ...], kwargs: Any) -> None:
+        """Note the data that a layer contracts with its weight."""
+        if len(args) < 2 or not self._flow(args[0]).from_data:
+            return  # called in a way that no standard layer does
+        self._note(key, SiteKind.READ, 0, args[0], self._flow(args[1]).parameters)
+
+    def _note_result(
+        self, key: CallKey, args: tuple[Any, ...], taken: Sequence[Flow], result: Tensor
+    ) -> None:
+        """Note units that were just made or rectified. A parameter that is added makes them as an operand."""
+        flow = self._flow(result)
+        if not flow.from_data:
+            return
+        if key.function in _RECTIFIERS:
+            self._note(key, SiteKind.RECTIFIED, None, result, ())
+        given = frozenset[str]().union(*(each.parameters for each in taken if not each.from_data))
+        carried = frozenset[str]().union(*(each.open_sites for each in taken))
+        made = flow.open_sites & given
+        if not made:
+            return
+        if not carried & flow.open_sites - made:
+            self._note(key, SiteKind.MADE, None, result, made)
+            return
+        for place, arg in enumerate(args):
+            if isinstance(arg, Tensor) and not self._flow(arg).from_data:
+                self._note(key, SiteKind.MADE, place, arg, self._flow(arg).parameters & made)
 
 
 def _first_line(error: BaseException) -> str:

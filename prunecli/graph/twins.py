@@ -7,7 +7,8 @@ alone on torch, because its source is also written into stand-alone loaders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -108,6 +109,23 @@ def find_rewritable(model: nn.Module) -> dict[str, str]:
         for name, module in model.named_modules()
         if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
     }
+
+
+@contextmanager
+def installed(model: nn.Module, rewritten: Mapping[str, str]) -> Iterator[None]:
+    """Lend the named modules the classes of their twins, and give them back their own."""
+    own = {name: type(model.get_submodule(name)) for name in rewritten}
+    lent = {name: twin for name, twin in rewritten.items() if own[name].__name__ != twin}
+    attributes = {name: dict(vars(model.get_submodule(name))) for name in lent}
+    try:
+        install(model, lent)
+        yield
+    finally:
+        for name, before in attributes.items():
+            module = model.get_submodule(name)
+            module.__class__ = own[name]
+            vars(module).clear()
+            vars(module).update(before)
 
 
 def install(model: nn.Module, rewritten: Mapping[str, str]) -> None:

@@ -1,0 +1,6 @@
+"""Smaller model + dense model + sample -> a smaller model that answers like the dense one. No training."""
+
+from prunecli.recovery.layers import Reconstruction, Refit, reconstruct
+from prunecli.recovery.recalibrate import recalibrate_norms
+
+__all__ = ["Reconstruction", "Refit", "recalibrate_norms", "reconstruct"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,16 @@ from torchvision import models
 IMAGE_SIZE = 224
 _LEAST_SIZE = {"inception_v3": 299}  # its auxiliary head needs it
 _WITHOUT_SLOW_INIT = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+
+
+def parser_of(description: str | None, default: Sequence[str]) -> ArgumentParser:
+    """Return a parser of command lines that name networks of torchvision; without names, the default ones."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", default=default, metavar="NAME", choices=(*architectures(), default),
+        help=f"networks of torchvision ({', '.join(default)})",
+    )  # fmt: skip
+    return parser
 
 
 def architectures() -> list[str]:

@@ -11,11 +11,11 @@ counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ from time import perf_counter, process_time
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.networks import architectures, build, image_size, pictures
+from benchmarks.networks import build, image_size, parser_of, pictures
 from prunecli import find_groups, score
 
 NETWORKS = ("resnet18", "resnet50", "vgg11")
@@ -153,14 +153,8 @@ def _row(cost: Cost) -> str:
     return f"{row}{scoring / plain:.3f} ({plain / 2**20:.0f} and {scoring / 2**20:.0f} MiB)"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "names", nargs="*", default=NETWORKS, metavar="NAME", choices=(*architectures(), NETWORKS),
-        help=f"networks of torchvision ({', '.join(NETWORKS)})",
-    )  # fmt: skip
+def _parser() -> ArgumentParser:
+    parser = parser_of(__doc__, NETWORKS)
     parser.add_argument("--size", type=int, help="height and width of the pictures (224)")
     parser.add_argument("--batch", type=int, default=16, help="pictures in a micro-batch (16)")
     parser.add_argument("--batches", type=int, default=2, help="micro-batches that one measurement takes (2)")

@@ -9,11 +9,11 @@ the clock; nothing here waits. The networks take turns, so that a slow minute hi
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import linear_regression, median
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks import architectures, build, image_size, pictures, residual_network
+from benchmarks.networks import build, image_size, parser_of, pictures, residual_network
 from prunecli.graph.build import build as build_draft
 from prunecli.graph.probe import freeze_what_fails
 from prunecli.graph.solve import solve
@@ -113,14 +113,8 @@ def _table(seconds: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         yield f"{name:<14}" + "".join(f"{stages[stage]:>13.3f}" for stage in STAGES)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "names", nargs="*", default=NETWORKS, metavar="NAME", choices=(*architectures(), NETWORKS),
-        help=f"networks of torchvision ({', '.join(NETWORKS)})",
-    )  # fmt: skip
+def _parser() -> ArgumentParser:
+    parser = parser_of(__doc__, NETWORKS)
     parser.add_argument(
         "--blocks", type=int, nargs="*", default=BLOCKS, metavar="N",
         help=f"depths of residual networks ({', '.join(map(str, BLOCKS))})",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prunecli.graph.groups import find_groups as find_groups
     from prunecli.importance.engine import score as score
     from prunecli.parity import verify as verify
+    from prunecli.recovery import reconstruct as reconstruct
     from prunecli.report import compare as compare
     from prunecli.spec import read_spec as read_spec
     from prunecli.surgery import apply_plan as apply_plan
@@ -35,6 +36,7 @@ _HOMES = {
     "make_plan": "prunecli.budget",
     "apply_plan": "prunecli.surgery",
     "verify": "prunecli.parity",
+    "reconstruct": "prunecli.recovery",
     "save": "prunecli.export.to_safetensors",
     "load": "prunecli.export.to_safetensors",
     "compare": "prunecli.report",
@@ -48,6 +50,7 @@ __all__ = [
     "load_model",
     "make_plan",
     "read_spec",
+    "reconstruct",
     "save",
     "score",
     "verify",

@@ -18,7 +18,7 @@ ORDER = (
     ("importance",),
     ("plan", "budget"),
     ("surgery",),
-    ("parity",),
+    ("parity", "recovery"),
     ("export", "costs", "report"),
     ("pipeline",),
     ("cli",),

@@ -12,7 +12,7 @@ def test_all_names_are_there() -> None:
 
 
 def test_all_is_the_story() -> None:
-    story = "read_spec load_model find_groups score make_plan apply_plan verify save load compare"
+    story = "read_spec load_model find_groups score make_plan apply_plan verify reconstruct save load compare"
     assert set(prunecli.__all__) == set(story.split())
 
 

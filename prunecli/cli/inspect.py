@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prunecli.cli.options import CheckpointPath, Shown, with_options
@@ -18,6 +19,8 @@ EXAMPLES = """Examples:
   prunecli inspect model.pt --spec torchvision:resnet18
   prunecli inspect model.pt --json | jq '.groups[].width'"""
 MANY = 4
+FEW = 3
+"""How many layers of a list are named."""
 
 
 @with_options
@@ -79,7 +82,10 @@ def heading(found: Inspection) -> str:
 
 def closing(found: Inspection) -> list[str]:
     """Return what is frozen and why, and the totals."""
-    lines = [f"frozen: {item.name} ({item.width} units) {_why(item)}" for item in found.frozen]
+    by_reason: dict[str, list[Frozen]] = {}
+    for item in found.frozen:
+        by_reason.setdefault(item.reason, []).append(item)
+    lines = [f"frozen: {_whom(alike)} {_why(alike)}" for alike in by_reason.values()]
     share = found.prunable_params / found.params if found.params else 0.0
     lines.append(
         f"{found.params:,} params, {found.macs:,} MACs, {found.units:,} units in {len(found.groups)} "
@@ -90,11 +96,21 @@ def closing(found: Inspection) -> list[str]:
     return [*lines, *found.notes]
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return ", ".join(names[:MANY]) + more
+def _listed(names: Sequence[str], shown: int = MANY) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
-def _why(item: Frozen) -> str:
-    place = " at ".join(part for part in (item.op, item.module) if part)
-    return f"{item.reason} ({place})" if place else item.reason
+def _whom(alike: Sequence[Frozen]) -> str:
+    """Name the layers that are frozen for one reason."""
+    units = sum(item.width for item in alike)
+    if len(alike) == 1:
+        return f"{alike[0].name} ({units} units)"
+    return f"each of {_listed([item.name for item in alike], FEW)} ({units} units together)"
+
+
+def _why(alike: Sequence[Frozen]) -> str:
+    """Return the reason, and what is the same everywhere of the place where it arose."""
+    places = [{item.op for item in alike}, {item.module for item in alike}]
+    place = " at ".join(part for (part, *others) in places if part and not others)
+    return f"{alike[0].reason} ({place})" if place else alike[0].reason

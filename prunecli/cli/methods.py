@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from prunecli.cli.options import Style, with_options
 from prunecli.cli.streams import write_result
 
 if TYPE_CHECKING:
-    from prunecli.importance.registry import MethodInfo
+    from prunecli.importance.registry import Argument, MethodInfo
 
 NAME = "methods"
 EXAMPLES = """Examples:
@@ -69,36 +68,68 @@ def render_one(method: MethodInfo, style: Style) -> str:
 
     if style.style != "table":
         return render((method,), style)
-    arguments = ", ".join(_arguments(method)) or "none"
-    paragraphs = inspect.cleandoc(method.make.__doc__ or "").split("\n\n")
+    passes = (
+        f"{method.passes} forward and backward over the sample" if method.needs_data else "no sample is read"
+    )
     lines = (
-        *(line for paragraph in paragraphs for line in (" ".join(paragraph.split()), "")),
-        f"needs      {', '.join(method.needs.names)}",
-        f"passes     {method.passes} forward and backward over the sample",
-        f"arguments  {arguments}",
-        f"source     {method.source}",
+        *(line for paragraph in method.paragraphs for line in (paragraph, "")),
+        f"needs     {', '.join(method.needs.names)}",
+        f"passes    {passes}",
+        f"source    {method.source}",
+        *(line for argument in method.arguments.values() for line in ("", *_explained(argument))),
+        "",
+        f"example   {example(method)}",
     )
     return to_terminal((), method.name, lines)
 
 
+def example(method: MethodInfo) -> str:
+    """Return a command that uses the method, and its first argument if it takes any."""
+    data = " --data npz:train.npz[:1024]" if method.needs_data else ""
+    argument = next(iter(method.arguments.values()), None)
+    setting = f" --method-arg {argument.name}={_another_value(argument)}" if argument else ""
+    return f"prunecli prune model.pt --method {method.name}{setting}{data} --keep 0.5"
+
+
+def _another_value(argument: Argument) -> str:
+    """Return a value that is not the default, where the values can be listed."""
+    others = (choice for choice in argument.choices if choice != argument.default_text)
+    return next(others, argument.default_text)
+
+
+def _explained(argument: Argument) -> tuple[str, str]:
+    """Return two lines: what an argument is and its default; what it means."""
+    fact = f"{argument.name}: {argument.expects}, by default {argument.default_text}"
+    return f"argument  {fact}", f"{'':<10}{argument.meaning}"
+
+
 def _in_words(method: MethodInfo) -> tuple[str, str]:
     """Return two lines: what it scores; what it needs and where it comes from."""
-    passes = f"{method.passes} pass{'es' * (method.passes != 1)}"
+    passes = f"{method.passes} pass{'es' * (method.passes != '1')}"
     facts = (f"needs {', '.join(method.needs.names)}", passes, *_arguments(method), method.source)
     return f"{method.name:<18}{method.summary}", f"{'':<18}{'; '.join(facts)}"
 
 
 def _arguments(method: MethodInfo) -> tuple[str, ...]:
-    return tuple(f"{name}={value}" for name, value in method.arguments.items())
+    return tuple(f"{name}={argument.default_text}" for name, argument in method.arguments.items())
 
 
 def _plain(method: MethodInfo) -> dict[str, object]:
     return {
         "name": method.name,
         "summary": method.summary,
+        "formula": method.formula,
         "needs": list(method.needs.names),
         "passes": method.passes,
         "granularity": method.granularity.value,
-        "arguments": {name: str(value) for name, value in method.arguments.items()},
+        "arguments": [
+            {
+                "name": name,
+                "default": argument.default_text,
+                "expects": argument.expects,
+                "meaning": argument.meaning,
+            }
+            for name, argument in method.arguments.items()
+        ],
         "source": method.source,
     }

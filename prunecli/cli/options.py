@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 import typer
 
 from prunecli.cli.grouping import Described, Panel, grouped
-from prunecli.pipeline.settings import Budget, Decision, Files, Importance, Machine, Samples, Source
+from prunecli.pipeline.settings import (
+    Budget,
+    Decision,
+    Files,
+    Importance,
+    Machine,
+    Recovery,
+    Samples,
+    Source,
+    Study,
+)
 
 FormatName = Literal["table", "json", "csv", "md"]
 
@@ -96,6 +106,11 @@ MACHINE = Panel(
             metavar="NAME",
         ),
         "threads": Described("CPU threads. Default: what PyTorch chooses.", metavar="N", min=1),
+        "max_memory": Described(
+            "Memory that activations may take in methods that can do with less: second derivatives and the "
+            "oracle, such as 500MB or 4GiB.",
+            metavar="SIZE",
+        ),
         "seed": Described("Seed of everything random.", metavar="N", min=0),
     },
 )
@@ -104,9 +119,33 @@ IMPORTANCE = Panel(
     {
         "method": Described("How importance is measured; `prunecli methods` lists them.", metavar="NAME"),
         "method_arg": Described("A setting of the method. Repeatable.", metavar="NAME=VALUE"),
+        "preset": Described(
+            "Settings that go together, where you set no others: `best` scores by `fisher`, ranks by score "
+            "per cost and re-solves layers; `rank-code` is `contribution` as its authors' code has it.",
+            metavar="best|rank-code",
+        ),
+        "fallback": Described(
+            "Score the groups that the method cannot score by this one. Their scores do not compare: "
+            "rank with `--scope layer`.",
+            metavar="NAME",
+        ),
         "score_bn": Described(
             "While scoring, batch normalisation uses its running statistics (eval) or the batch's (train).",
             metavar="eval|train",
+        ),
+    },
+)
+STUDY = Panel(
+    "Study",
+    {
+        "against": Described(
+            "Say how far the scores agree with those of another method: correlations per layer and over all "
+            "layers. `oracle` measures what the loss really changes, and goes on where it was interrupted.",
+            metavar="METHOD",
+        ),
+        "gate": Described(
+            "Where gates stand: behind normalisations, or before them, which is for study, not for cutting.",
+            metavar="after-bn|before-bn",
         ),
     },
 )
@@ -145,6 +184,21 @@ DECISION = Panel(
         "dry_run": Described("Show what would happen; write no model."),
     },
 )
+RECOVERY = Panel(
+    "Recovery without training",
+    {
+        "recalibrate_bn": Described(
+            "Measure the running statistics of normalisations again on the sample, after the cut."
+        ),
+        "reconstruct": Described(
+            "Re-solve every layer behind the cut by least squares, so that it puts out what it did in the "
+            "dense model; needs unlabelled samples only."
+        ),
+        "recovery_samples": Described(
+            "Samples for either, at most; `--max-memory` may allow fewer.", metavar="N", min=2
+        ),
+    },
+)
 FILES = Panel(
     "Files",
     {
@@ -178,8 +232,10 @@ with_options = grouped(
         Samples: DATA,
         Machine: MACHINE,
         Importance: IMPORTANCE,
+        Study: STUDY,
         Budget: BUDGET,
         Decision: DECISION,
+        Recovery: RECOVERY,
         Files: FILES,
         Style: SHOWN,
         Shown: SHOWN,

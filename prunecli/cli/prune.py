@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from prunecli.cli.options import CheckpointPath, Shown, with_options
 from prunecli.cli.streams import say, write_result
-from prunecli.pipeline.settings import Budget, Choices, Decision, Files, Importance, Machine, Samples, Source
+from prunecli.pipeline.settings import (
+    Budget,
+    Choices,
+    Decision,
+    Files,
+    Importance,
+    Machine,
+    Recovery,
+    Samples,
+    Source,
+)
 
 NAME = "prune"
 EXAMPLES = """Examples:
   prunecli prune model.pt --spec torchvision:resnet18 --data imagefolder:val --keep 0.5
-  prunecli prune model.pt --method magnitude --target macs=0.6 --round-to 8 --dry-run"""
+  prunecli prune model.pt --preset best --target macs=0.5 --round-to 8"""
 
 
 @with_options
@@ -20,6 +30,7 @@ def command(
     importance: Importance,
     budget: Budget,
     decision: Decision,
+    recovery: Recovery,
     machine: Machine,
     files: Files,
     shown: Shown,
@@ -29,7 +40,7 @@ def command(
     from prunecli.cli.tables import report_text
     from prunecli.pipeline.prune import prune
 
-    choices = Choices(source, samples, importance, budget, decision, machine, files)
+    choices = Choices(source, samples, importance, budget, decision, recovery, machine, files)
     with reporting(shown) as reporter:
         pruned = prune(checkpoint, choices, reporter)
     if shown.quiet:

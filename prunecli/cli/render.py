@@ -27,6 +27,7 @@ from prunecli.report.text import (
     onnx_text,
     parity_text,
     percent,
+    recovery_text,
 )
 
 UNLIMITED = 100_000
@@ -224,6 +225,9 @@ def _summary(report: Report, written: Mapping[Path, int] | None) -> Iterator[tup
         yield label, f"{write(change.before)} -> {write(change.after)} ({percent(change.ratio)} left)"
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield "accuracy", accuracy
+    if report.recovery:
+        yield "recovery", recovery_text(report.recovery)
+        yield from (("", note) for note in report.recovery.notes)
     if report.parity:
         yield "parity", "; ".join(map(parity_text, report.parity))
     if report.onnx:

@@ -9,16 +9,17 @@ import typer
 
 from prunecli.cli.options import CheckpointPath, Shown, with_options
 from prunecli.cli.streams import say, write_result
-from prunecli.pipeline.settings import Importance, Machine, Samples, Source
+from prunecli.pipeline.settings import Importance, Machine, Samples, Source, Study
 
 if TYPE_CHECKING:
-    from prunecli.cli.tables import Table
+    from prunecli.cli.tables import Cell, Table
+    from prunecli.importance import Coefficients
     from prunecli.pipeline.score import Scored
 
 NAME = "score"
 EXAMPLES = """Examples:
   prunecli score model.pt --method taylor-fo --method magnitude --units
-  prunecli score model.pt --data npz:train.npz#train[:1024] --out scores.safetensors"""
+  prunecli score model.pt --method taylor-fo --method magnitude --against oracle --samples 512"""
 
 Units = Annotated[
     bool,
@@ -47,6 +48,7 @@ def command(
     source: Source,
     samples: Samples,
     importance: Importance,
+    study: Study,
     machine: Machine,
     shown: Shown,
     out: Out = None,
@@ -58,7 +60,7 @@ def command(
     from prunecli.pipeline.score import score
 
     with reporting(shown) as reporter:
-        scored = score(checkpoint, source, samples, importance, machine, out, force, reporter)
+        scored = score(checkpoint, source, samples, importance, study, machine, out, force, reporter)
     if shown.quiet:
         write_result("\n".join(map(str, scored.files)) or render(scored, shown, units))
         return
@@ -72,16 +74,19 @@ def render(scored: Scored, shown: Shown, units: bool) -> str:
     from prunecli.cli.tables import to_csv, to_markdown, to_terminal
 
     table = units_table(scored) if units else groups_table(scored)
-    notes = [note for scores in scored.scores.values() for note in scores.about.notes]
+    notes = tuple(dict.fromkeys(note for each in scored.scores.values() for note in each.about.notes))
+    tables = [table] if units or not scored.agreements else []
     match shown.style:
         case "json":
             return json.dumps(_plain(scored), indent=2)
         case "csv":
-            return to_csv(table)
+            return to_csv(agreement_table(scored) if scored.agreements else table)
         case "md":
-            return to_markdown([table], f"## {scored.checkpoint}", notes)
+            compared = [agreement_table(scored)] if scored.agreements else []
+            return to_markdown([*tables, *compared], f"## {scored.checkpoint}", notes)
         case "table":
-            return to_terminal([table], f"{scored.checkpoint}: higher = keep", notes)
+            compared = agreement_tables(scored)
+            return to_terminal([*tables, *compared], f"{scored.checkpoint}: higher = keep", notes)
 
 
 def groups_table(scored: Scored) -> Table:
@@ -110,6 +115,43 @@ def units_table(scored: Scored) -> Table:
     return Table("Scores by unit", ("group", "unit", *scored.scores), rows)
 
 
+def agreement_table(scored: Scored) -> Table:
+    """Return one row per method and reference: correlations per layer and over all units."""
+    from prunecli.cli.tables import Table
+
+    columns = ("method", "against", "Pearson", "Spearman", "Kendall")
+    rows = tuple(
+        (each.method, each.against, *_three(each.per_layer), *_three(each.all_layers), len(each.constant))
+        for each in scored.agreements
+    )
+    more = ("all: Pearson", "all: Spearman", "all: Kendall", "layers skipped")
+    return Table("Agreement: mean over layers, then over all units together", (*columns, *more), rows)
+
+
+def agreement_tables(scored: Scored) -> list[Table]:
+    """Return the same in narrow tables, one for each reference and way to average."""
+    from prunecli.cli.tables import Table
+
+    columns = ("method", "Pearson", "Spearman", "Kendall", "layers skipped")
+    tables = []
+    for reference in dict.fromkeys(each.against for each in scored.agreements):
+        found = [each for each in scored.agreements if each.against == reference]
+        layers, units = found[0].layers, found[0].units
+        per_layer = tuple((each.method, *_rounded(each.per_layer), len(each.constant)) for each in found)
+        together = tuple((each.method, *_rounded(each.all_layers)) for each in found)
+        tables.append(Table(f"Against {reference}: mean over {layers} layers", columns, per_layer))
+        tables.append(Table(f"Against {reference}: all {units:,} units together", columns[:-1], together))
+    return tables
+
+
+def _three(found: Coefficients) -> tuple[float | None, float | None, float | None]:
+    return found.pearson, found.spearman, found.kendall
+
+
+def _rounded(found: Coefficients) -> tuple[Cell, ...]:
+    return tuple("-" if value is None else f"{value:.3f}" for value in _three(found))
+
+
 def _plain(scored: Scored) -> dict[str, object]:
     from prunecli.strict_json import to_plain
 
@@ -123,5 +165,6 @@ def _plain(scored: Scored) -> dict[str, object]:
             }
             for scores in scored.scores.values()
         ],
+        "agreement": to_plain(scored.agreements),
         "files": [path.name for path in scored.files],
     }

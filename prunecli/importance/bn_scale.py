@@ -1,4 +1,4 @@
-"""`bn-scale`: how much a normalisation amplifies a unit."""
+"""`bn-scale` and `network-slimming`: how much a normalisation amplifies a unit."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from prunecli.importance.fold import unit_sums
 from prunecli.importance.registry import Needs, method
 
 
-@method("bn-scale", needs=Needs.PARAMETERS, source="Molchanov et al., 2019, BN scale; Liu et al., 2017")
-class BNScale:
-    """Absolute scale that the normalisation behind each unit's layer gives it: |gamma|.
-
-    Where several producers share the units (residual stages), their |gamma| add up.
-    """
+class _OfScales:
+    """What both share: they add up the absolute scales behind the producers of a unit."""
 
     def members(self, group: Group) -> tuple[Member, ...]:
         """Return the scales of the normalisations behind the producers."""
@@ -37,3 +33,25 @@ class BNScale:
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the sums, which are finished."""
         return total.values
+
+
+@method("bn-scale", needs=Needs.PARAMETERS, source="Molchanov et al., 2019, BN scale; Liu et al., 2017")
+class BNScale(_OfScales):
+    """Absolute scale that the normalisation behind each unit's layer gives it.
+
+    score = sum of |gamma|, over the normalisations behind the producers of the unit: one of them, but
+    where several producers share the units (residual stages).
+    """
+
+
+@method("network-slimming", needs=Needs.PARAMETERS, source="Liu et al., 2017")
+class NetworkSlimming(_OfScales):
+    """Absolute scale of each unit, meant for networks that were trained to have few large ones.
+
+    score = sum of |gamma|, over the normalisations behind the producers of the unit, ranked over the
+    whole network.
+
+    The number is that of `bn-scale`. What makes it tell is how the network was trained: with a penalty
+    on the scales, 1e-4 * sum of |gamma|, which drives those of idle units to 0. That is a matter of
+    training, not of scoring, and belongs to `train`.
+    """

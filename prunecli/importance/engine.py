@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from prunecli.errors import DataError, ScoreError
-from prunecli.graph.structure import Group, Structure
+from prunecli.graph.structure import Group, Member, Role, Side, Structure
+from prunecli.graph.twins import installed as twins_installed
 from prunecli.importance.context import Observed, State
+from prunecli.importance.fallback import share_out, some
+from prunecli.importance.gates import Gate
 from prunecli.importance.gradients import LossFn, Twins, find_parameters, loss_gradients, read_by_forward
+from prunecli.importance.look import MEMORY, Conditions, Journal, Look, Tell
 from prunecli.importance.micro_batches import Batch, MicroBatch, micro_batches
-from prunecli.importance.registry import Method, build_methods, find_method
+from prunecli.importance.registry import Method, Needs, Noting, arguments_of, build_methods, find_method
 from prunecli.importance.scores import About, Scores
+from prunecli.importance.sharing import Observations, Share
 from prunecli.importance.undisturbed import ScoreBN, require_gradients, undisturbed
-from prunecli.strict_json import Json, to_plain
 
 MICRO_BATCH = 64
 
@@ -32,9 +36,14 @@ def score(
     seed: int = 0,
     micro_batch: int = MICRO_BATCH,
     method_args: Mapping[str, object] | None = None,
+    fallback: str | None = None,
     score_bn: ScoreBN = ScoreBN.EVAL,
     batch_count: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    memory: int = MEMORY,
+    gate: Gate = Gate.AFTER_BN,
+    progress: Tell | None = None,
+    journal: Journal | None = None,
+    share: Share | None = None,
 ) -> dict[str, Scores]:
     """Score every unit of the structure by each of the methods, leaving the model bit-identical.
 
@@ -49,60 +58,68 @@ def score(
         seed: For methods and models that draw random numbers.
         micro_batch: How many samples share one gradient. Batches are cut and joined to this size.
         method_args: Arguments of the methods, by name.
+        fallback: Name of the method that scores the groups that another one refuses; else that is an error.
         score_bn: Which statistics normalisations use.
         batch_count: How many micro-batches there will be, where known; `progress` gets it.
-        progress: Called after each micro-batch with how many are done, and how many there are (0: not known).
+        memory: Bytes that activations may take in looks that can be split: second derivatives, the oracle.
+        gate: Where gates stand. Only scores of gates behind normalisations say what a cut does.
+        progress: Hears (stage, how much of it is done, how much there is; 0: not known).
+        journal: Keeps what takes long to find (the oracle's losses), so that a run may be taken up again.
+        share: Which of the micro-batches this process looks at, where several share the work.
 
     Raises:
         UsageError: A method or an argument of one is unknown.
         DataError: A method needs samples and there are none.
         ScoreError: A method cannot score a group, the model fails, or a number is not finite.
     """
-    chosen = build_methods(methods, method_args or {})
-    groups = _of_parameters(structure)
-    _refuse_unscorable(chosen, groups)
+    built = build_methods([*methods, *([fallback] if fallback else [])], method_args or {})
+    groups = groups_of_parameters(structure, gate)
+    shares = share_out(built, methods, groups, fallback)
+    chosen = shares.methods
     by_sample = {name: method for name, method in chosen.items() if find_method(name).needs_data}
     by_parameters = {name: method for name, method in chosen.items() if name not in by_sample}
-    if by_sample and (batches is None or loss_fn is None):
-        raise DataError(f"`{next(iter(by_sample))}` needs labelled samples and a loss; there are none.")
+    if by_sample and batches is None:
+        raise DataError(f"`{next(iter(by_sample))}` looks at samples; there are none.")
+    if loss_fn is None and (
+        labelled := [name for name in by_sample if Needs.LABELS in find_method(name).needs]
+    ):
+        raise DataError(f"`{labelled[0]}` needs labelled samples and a loss; there is no loss.")
 
     scores: dict[str, Scores] = {}
     with undisturbed(model, score_bn, seed):
         twins = find_parameters(model, structure, _tensors_read(by_parameters, groups))
         scores |= _score_parameters(by_parameters, groups, twins, About("", seed=seed))
-        if by_sample and batches is not None and loss_fn is not None:
+        if by_sample and batches is not None:
             twins = find_parameters(model, structure, _tensors_read(by_sample, groups))
-            about = About("", seed=seed, micro_batch=micro_batch, score_bn=score_bn.value)
+            about = About("", seed=seed, micro_batch=micro_batch, score_bn=score_bn.value, gate=gate.value)
+            tell = progress or _say_nothing
             stream = _counted(
-                micro_batches(batches, micro_batch, device or _device(model)), batch_count, progress
+                micro_batches(batches, micro_batch, device or _device(model)), batch_count, tell
             )
-            scores |= _score_sample(model, by_sample, groups, twins, stream, loss_fn, about)
-    return {name: scores[name] for name in chosen}
+            conditions = Conditions(model, groups, loss_fn, score_bn, memory, tell, journal or _keep_nothing)
+            with twins_installed(model, structure.rewritten):
+                scores |= _score_sample(conditions, by_sample, twins, stream, about, share or Share())
+    return {name: _with_note_on_zeros(found) for name, found in shares.joined(scores, methods).items()}
 
 
-def _of_parameters(structure: Structure) -> tuple[Group, ...]:
-    """Return the groups as methods see them: without members that are buffers."""
+def groups_of_parameters(structure: Structure, gate: Gate = Gate.AFTER_BN) -> tuple[Group, ...]:
+    """Return the groups as methods see them: without members that are buffers, gated where asked for."""
     is_parameter = {name for name, _ in structure.parameters()}
     return tuple(
-        replace(group, members=tuple(member for member in group.members if member.tensor in is_parameter))
+        replace(
+            group,
+            members=tuple(_gated(member, gate) for member in group.members if member.tensor in is_parameter),
+        )
         for group in structure.groups
     )
 
 
-def _refuse_unscorable(methods: Mapping[str, Method], groups: Sequence[Group]) -> None:
-    """Raise before any work if a method cannot score some groups."""
-    if not groups:
-        raise ScoreError("There is nothing to score: no group of the model can be cut (`prunecli inspect`).")
-    for name, method in methods.items():
-        refused = [(group.name, reason) for group in groups if (reason := method.refuse(group))]
-        if refused:
-            (first, reason), more = refused[0], len(refused) - 1
-            others = (
-                f" (and {more} more: {', '.join(f'`{other}`' for other, _ in refused[1:4])})" if more else ""
-            )
-            raise ScoreError(
-                f"`{name}` cannot score `{first}`, which {reason}{others}. Choose another method."
-            )
+def _gated(member: Member, gate: Gate) -> Member:
+    """Return the member, gated before normalisations if that is wanted."""
+    if gate is Gate.AFTER_BN:
+        return member
+    makes = member.side is Side.PRODUCER and member.role in (Role.WEIGHT, Role.BIAS)
+    return replace(member, gated=makes)
 
 
 def _tensors_read(methods: Mapping[str, Method], groups: Iterable[Group]) -> set[str]:
@@ -115,14 +132,19 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _counted(
-    stream: Iterator[MicroBatch], total: int | None, progress: Callable[[int, int], None] | None
-) -> Iterator[MicroBatch]:
+def _say_nothing(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def _keep_nothing(key: str, find: Callable[[], Tensor]) -> Tensor:
+    return find()
+
+
+def _counted(stream: Iterator[MicroBatch], total: int | None, tell: Tell) -> Iterator[MicroBatch]:
     """Report each micro-batch when the next one is asked for, that is when it is done."""
     for done, batch in enumerate(stream, start=1):
         yield batch
-        if progress is not None:
-            progress(done, total or 0)
+        tell("scoring", done, total or 0)
 
 
 def _score_parameters(
@@ -137,35 +159,56 @@ def _score_parameters(
 
 
 def _score_sample(
-    model: nn.Module,
+    conditions: Conditions,
     methods: Mapping[str, Method],
-    groups: tuple[Group, ...],
     twins: Twins,
     stream: Iterable[MicroBatch],
-    loss_fn: LossFn,
     about: About,
+    share: Share,
 ) -> dict[str, Scores]:
     """Score by the methods that look at the sample, in one pass over it."""
-    require_gradients(model, [tensor for same in twins.values() for tensor in same])
-    parameters = _detached(twins)
-    totals: dict[str, State] = {}
-    for batch in stream:
-        found = loss_gradients(model, batch, loss_fn, twins, about.batches)
-        if about.batches == 0:
-            about = replace(about, notes=_notes_on_missing(model, batch, methods, groups, twins, found))
-        seen = Observed(groups, parameters, _filled(found, parameters), batch.samples, about.seed)
+    seen = share.together(_observe(conditions, methods, twins, stream, about.seed, share))
+    if not seen.states:
+        raise DataError("The sample is empty: there is nothing to score the units on.")
+    about = replace(about, batches=seen.batches, samples=seen.samples, loss=seen.mean_loss, notes=seen.notes)
+    return {
+        name: _finished(name, method, seen.states[name], seen.batches, about)
+        for name, method in methods.items()
+    }
+
+
+def _observe(
+    conditions: Conditions,
+    methods: Mapping[str, Method],
+    twins: Twins,
+    stream: Iterable[MicroBatch],
+    seed: int,
+    share: Share,
+) -> Observations:
+    """Show the methods this process's micro-batches, one by one."""
+    model, groups, parameters = conditions.model, conditions.groups, _detached(twins)
+    differentiating = {
+        name: each for name, each in methods.items() if Needs.GRADIENTS in find_method(name).needs
+    }
+    followed = {name: twins[name] for name in _tensors_read(differentiating, groups)}
+    total = Observations()
+    for number, batch in enumerate(stream):
+        if not share.has(number):
+            continue
+        found: dict[str, Tensor | None] = {}
+        notes: tuple[str, ...] = ()
+        look = Look(conditions, batch, number)
+        if differentiating:
+            require_gradients(model, [tensor for same in followed.values() for tensor in same])
+            found = loss_gradients(model, batch, look.noted_loss, followed, look.where)
+            if not total.states:
+                notes = _notes_on_missing(model, batch, differentiating, groups, followed, found)
+        seen = Observed(groups, parameters, _filled(found, parameters), batch.samples, seed, look)
         with torch.no_grad():
             states = {name: method.observe(seen) for name, method in methods.items()}
-            totals = (
-                {name: totals[name].merged(state) for name, state in states.items()} if totals else states
-            )
-        about = replace(about, batches=about.batches + 1, samples=about.samples + batch.samples)
-        del found, seen  # or two sets of gradients are alive in the next backward pass
-    if not totals:
-        raise DataError("The sample is empty: there is nothing to score the units on.")
-    return {
-        name: _finished(name, method, totals[name], about.batches, about) for name, method in methods.items()
-    }
+            total = total.merged(Observations(states, conditions.losses, 1, batch.samples, notes))
+        del found, seen, look  # or two sets of gradients are alive in the next backward pass
+    return total
 
 
 def _detached(twins: Twins) -> dict[str, Tensor]:
@@ -195,7 +238,7 @@ def _notes_on_missing(
     """
     missing = {name: twins[name] for name, gradient in found.items() if gradient is None}
     read_by = {group.name: _tensors_read(methods, [group]) for group in groups}
-    silent = {name: names for name, names in read_by.items() if names <= set(missing)}
+    silent = {name: names for name, names in read_by.items() if names and names <= set(missing)}
     if not silent:
         return ()
     read = read_by_forward(model, batch, missing)
@@ -223,5 +266,15 @@ def _finished(name: str, method: Method, total: State, batches: int, about: Abou
                 f"`{name}` gives {broken} of {len(values)} units of `{group}` a score that is not finite. "
                 "Check the checkpoint for nan and inf, or score in float32 or float64."
             )
-    arguments: Json = to_plain(method) if is_dataclass(method) else {}
-    return Scores(replace(about, method=name, arguments=arguments), by_group)
+    notes = (*about.notes, *(method.notes(total) if isinstance(method, Noting) else ()))
+    return Scores(replace(about, method=name, arguments=arguments_of(method), notes=notes), by_group)
+
+
+def _with_note_on_zeros(scores: Scores) -> Scores:
+    """Say which groups have no unit that scores more than another, because all score 0."""
+    zero = [group for group, values in scores.by_group.items() if not values.any()]
+    if not zero:
+        return scores
+    share = f"{len(zero)} of {len(scores.by_group)} groups"
+    note = f"{share} score 0 throughout: {some(zero)}; ranked by position."
+    return replace(scores, about=replace(scores.about, notes=(*scores.about.notes, note)))

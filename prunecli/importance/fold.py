@@ -82,10 +82,21 @@ def _table_on(member: Member, width: int, length: int, device: torch.device) -> 
 
 def position_table(member: Member, width: int, length: int) -> NDArray[np.int64]:
     """Return one row of positions per unit, filled up with `length` where a unit has fewer than others."""
-    counts = np.bincount(member.units, minlength=width)
-    order = np.argsort(member.units, kind="stable")
+    return rows_by(member.units, member.positions, width, fill=length)
+
+
+def rows_by(
+    keys: NDArray[np.int64], values: NDArray[np.int64], count: int, *, fill: int
+) -> NDArray[np.int64]:
+    """Return, for each of the `count` keys, the row of its values, filled up to the longest row.
+
+    >>> rows_by(np.array([0, 2, 0]), np.array([5, 6, 7]), 3, fill=-1).tolist()
+    [[5, 7], [-1, -1], [6, -1]]
+    """
+    counts = np.bincount(keys, minlength=count)
+    order = np.argsort(keys, kind="stable")
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    table = np.full((width, max(int(counts.max(initial=0)), 1)), length, dtype=np.int64)
+    table = np.full((count, max(int(counts.max(initial=0)), 1)), fill, dtype=np.int64)
     column = np.arange(len(order)) - np.repeat(first, counts)
-    table[member.units[order], column] = member.positions[order]
+    table[keys[order], column] = values[order]
     return table

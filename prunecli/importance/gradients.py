@@ -49,18 +49,23 @@ def find_parameters(model: nn.Module, structure: Structure, names: Set[str]) -> 
 
 
 def loss_gradients(
-    model: nn.Module, batch: MicroBatch, loss_fn: LossFn, followed: Twins, number: int
+    model: nn.Module, batch: MicroBatch, loss_of: Callable[[Any], Tensor], followed: Twins, where: str
 ) -> dict[str, Tensor | None]:
     """Run forward and backward once; None for a parameter that the gradient does not reach.
+
+    Args:
+        model: The network.
+        batch: The samples.
+        loss_of: Makes the mean loss of an output.
+        followed: The parameters that gradients are taken of.
+        where: Which micro-batch this is, for messages.
 
     Raises:
         ScoreError: The model or the loss fails, or the loss is not one finite number.
     """
-    where = f"Micro-batch {number} (inputs {batch.describe()})"
     flat = [tensor for twins in followed.values() for tensor in twins]
-    with _explained(where):
-        loss = loss_fn(_call(model, batch), batch.targets)
-        _check(loss, where)
+    with explained(where):
+        loss = checked_loss(loss_of(call_model(model, batch)), where, "any parameter that is to be scored")
         found = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     gradients: dict[str, Tensor | None] = {}
     for name, twins in followed.items():
@@ -82,15 +87,21 @@ def read_by_forward(model: nn.Module, batch: MicroBatch, tensors: Twins) -> set[
             return func(*args, **kwargs or {})
 
     with Watch():  # type: ignore[no-untyped-call]
-        _call(model, batch)
+        call_model(model, batch)
     return {name for name in read if name is not None}
 
 
-def _call(model: nn.Module, batch: MicroBatch) -> Any:
+def call_model(model: nn.Module, batch: MicroBatch) -> Any:
+    """Run forward on a micro-batch."""
     return model(**batch.inputs) if isinstance(batch.inputs, Mapping) else model(*batch.inputs)
 
 
-def _check(loss: Any, where: str) -> None:
+def checked_loss(loss: Any, where: str, depends_on: str | None = None) -> Tensor:
+    """Return the loss if it is one finite number, and has a gradient in what it should depend on.
+
+    Raises:
+        ScoreError: It is not.
+    """
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ScoreError(f"{where}: the loss is one number, the mean over the batch; found {found}.")
@@ -98,15 +109,16 @@ def _check(loss: Any, where: str) -> None:
         raise ScoreError(
             f"{where}: the loss is {loss.item()}. Check the normalisation of the data and the checkpoint."
         )
-    if not loss.requires_grad:
+    if depends_on is not None and not loss.requires_grad:
         raise ScoreError(
-            f"{where}: the loss does not depend on any parameter that is to be scored. If forward runs under "
+            f"{where}: the loss does not depend on {depends_on}. If forward runs under "
             "torch.no_grad, use a method without gradients (`prunecli methods`)."
         )
+    return loss
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def explained(where: str) -> Iterator[None]:
     """Say which micro-batch the user's own code failed on."""
     try:
         yield

@@ -24,7 +24,10 @@ class _OfWeights:
 
 @method("magnitude", needs=Needs.PARAMETERS, source="Molchanov et al., 2019, weight magnitude")
 class Magnitude(_OfWeights):
-    """L2 norm of the weights that make each unit: sqrt of sum of w^2, over all its producers."""
+    """L2 norm of the weights that make each unit.
+
+    score = sqrt(sum of w^2), over the weights w of all producers of the unit, without biases.
+    """
 
     def observe(self, batch: Observed) -> State:
         """Return the sums of squares."""
@@ -42,7 +45,10 @@ class Magnitude(_OfWeights):
 
 @method("magnitude-l1", needs=Needs.PARAMETERS, source="Li et al., 2017, sum of absolute weights")
 class MagnitudeL1(_OfWeights):
-    """L1 norm of the weights that make each unit: sum of |w|, over all its producers."""
+    """L1 norm of the weights that make each unit.
+
+    score = sum of |w|, over the weights w of all producers of the unit, without biases.
+    """
 
     def observe(self, batch: Observed) -> State:
         """Return the norms."""

@@ -29,6 +29,16 @@ class MicroBatch:
         """Return the inputs' shapes, for messages."""
         return ", ".join(str(list(tensor.shape)) for tensor in _tensors(self.inputs))
 
+    def cut(self, start: int, stop: int) -> MicroBatch:
+        """Return the samples from `start` to before `stop`."""
+        if (start, stop) == (0, self.samples):
+            return self
+
+        def part(tensor: Tensor) -> Tensor:
+            return tensor[start:stop]
+
+        return MicroBatch(_each(self.inputs, part), _each(self.targets, part), stop - start)
+
 
 def micro_batches(
     batches: Iterable[Batch], size: int, device: torch.device | str | None = None
@@ -46,8 +56,8 @@ def micro_batches(
         waiting.append(_read(batch, number, device))
         while sum(part.samples for part in waiting) >= size:
             joined = _joined(waiting)
-            yield _cut(joined, 0, size)
-            waiting = [_cut(joined, size, joined.samples)] if joined.samples > size else []
+            yield joined.cut(0, size)
+            waiting = [joined.cut(size, joined.samples)] if joined.samples > size else []
     if waiting:
         yield _joined(waiting)
 
@@ -66,16 +76,6 @@ def _read(batch: Batch, number: int, device: torch.device | str | None) -> Micro
         return tensor.to(device, non_blocking=True)
 
     return MicroBatch(_each(positional, move), _each(targets, move), counts.pop())
-
-
-def _cut(batch: MicroBatch, start: int, stop: int) -> MicroBatch:
-    if (start, stop) == (0, batch.samples):
-        return batch
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[start:stop]
-
-    return MicroBatch(_each(batch.inputs, cut), _each(batch.targets, cut), stop - start)
 
 
 def _joined(parts: list[MicroBatch]) -> MicroBatch:

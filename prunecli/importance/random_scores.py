@@ -15,7 +15,10 @@ from prunecli.importance.registry import Needs, method
 
 @method("random", needs=Needs.PARAMETERS, source="the usual baseline")
 class Random:
-    """A number from U(0, 1) for each unit, fixed by the seed and the group's name."""
+    """A number drawn for each unit, fixed by the seed and the group's name.
+
+    score = u, drawn from U(0, 1).
+    """
 
     def members(self, group: Group) -> tuple[Member, ...]:
         """Return nothing: no parameter is read."""

@@ -6,8 +6,11 @@ A method is one class in one file:
     class MagnitudeL1:
         ...
 
-Its docstring's first line is the summary that `prunecli methods` prints. If it takes arguments, it is
-a frozen dataclass too, and its fields are what `--method-arg NAME=VALUE` may set.
+Its docstring's first line is the summary that `prunecli methods` prints; one of its paragraphs starts
+with the formula, `score = `. If it takes arguments, it is a frozen dataclass too, and its fields are
+what `--method-arg NAME=VALUE` may set, each with what it means:
+
+    share: Annotated[float, "Share of the entries that count."] = 0.5
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum, Flag, auto
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
 
 from prunecli.errors import UsageError
 from prunecli.graph.structure import Group, Member
@@ -30,7 +33,11 @@ class Needs(Flag):
 
     PARAMETERS = auto()
     LABELS = auto()
-    GRADIENTS = auto()
+    GRADIENTS = auto()  # of parameters
+    GATES = auto()  # gradients of gates, sample by sample
+    CURVATURE = auto()  # second derivatives
+    ACTIVATIONS = auto()
+    LOSSES = auto()  # the loss again and again, with units switched off
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,6 +72,52 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A method that has something to say of its scores."""
+
+    def notes(self, total: State) -> tuple[str, ...]:
+        """Return what a reader of the scores should know."""
+        ...
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A field of a method that `--method-arg` may set."""
+
+    name: str
+    default: Any
+    kind: type
+    """bool, int, float, str or an enum."""
+    meaning: str
+    """One line; empty where the method does not say."""
+
+    @property
+    def default_text(self) -> str:
+        """The default, as it is written after `NAME=`."""
+        return _written(self.default)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values there are, as they are written; empty where they cannot be listed."""
+        if self.kind is bool:
+            return ("true", "false")
+        return tuple(_written(choice) for choice in self.kind) if issubclass(self.kind, Enum) else ()
+
+    @property
+    def expects(self) -> str:
+        """What it may be, in words."""
+        return " or ".join(self.choices) or _KINDS.get(self.kind, self.kind.__name__)
+
+
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+
+
+def _written(value: object) -> str:
+    plain = value.value if isinstance(value, Enum) else value
+    return str(plain).lower() if isinstance(plain, bool) else str(plain)
+
+
 @dataclass(frozen=True)
 class MethodInfo:
     """One row of the table."""
@@ -72,9 +125,11 @@ class MethodInfo:
     name: str
     needs: Needs
     source: str
-    passes: int
-    """How often it runs forward and backward over the sample."""
+    passes: str
+    """How often it runs forward and backward over the sample: a number, or words such as `K + 1`."""
     granularity: Granularity
+    signed: bool
+    """Whether scores below zero mean that removal promises a lower loss, not merely less importance."""
     make: Callable[..., Method]
 
     @property
@@ -83,16 +138,44 @@ class MethodInfo:
         return (inspect.getdoc(self.make) or "").partition("\n")[0]
 
     @property
-    def needs_data(self) -> bool:
-        """Whether it reads the sample."""
-        return bool(self.needs & (Needs.LABELS | Needs.GRADIENTS))
+    def paragraphs(self) -> tuple[str, ...]:
+        """Everything that is said of it, one line per paragraph, the summary first."""
+        text = inspect.cleandoc(self.make.__doc__ or "")
+        return tuple(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
-        """Its arguments and their defaults."""
+    def formula(self) -> str:
+        """The paragraph that starts with the formula; empty where there is none."""
+        return next((text for text in self.paragraphs if text.startswith("score = ")), "")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it reads the sample."""
+        return bool(self.needs & ~Needs.PARAMETERS)
+
+    @property
+    def arguments(self) -> Mapping[str, Argument]:
+        """Its arguments, by name."""
         if not dataclasses.is_dataclass(self.make):
             return {}
-        return {field.name: field.default for field in dataclasses.fields(self.make)}
+        hints = get_type_hints(self.make, include_extras=True)
+        return {
+            field.name: _argument(field.name, field.default, hints[field.name])
+            for field in dataclasses.fields(self.make)
+        }
+
+
+def arguments_of(method: Method) -> dict[str, Any]:
+    """Return what the arguments of a method are set to, as values that JSON can hold."""
+    if not dataclasses.is_dataclass(method):
+        return {}
+    set_to = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in set_to.items()}
+
+
+def _argument(name: str, default: Any, hint: Any) -> Argument:
+    kind, meaning = get_args(hint) if hasattr(hint, "__metadata__") else (hint, "")
+    return Argument(name, default, kind, meaning)
 
 
 _TABLE: dict[str, MethodInfo] = {}
@@ -104,15 +187,16 @@ def method(
     *,
     needs: Needs,
     source: str,
-    passes: int = 0,
+    passes: str = "0",
     granularity: Granularity = Granularity.UNIT,
+    signed: bool = False,
 ) -> Callable[[_MethodClass], _MethodClass]:
     """Enter the class below into the table of methods."""
 
     def enter(make: _MethodClass) -> _MethodClass:
         if name in _TABLE:
             raise ValueError(f"Two methods are called `{name}`: {_TABLE[name].make} and {make}.")
-        _TABLE[name] = MethodInfo(name, needs, source, passes, granularity, make)
+        _TABLE[name] = MethodInfo(name, needs, source, passes, granularity, signed, make)
         return make
 
     return enter
@@ -155,29 +239,22 @@ def build_methods(names: Iterable[str], arguments: Mapping[str, object]) -> dict
 
 def parse_arguments(info: MethodInfo, arguments: Mapping[str, object]) -> dict[str, Any]:
     """Return those of the `arguments` that the method declares, text turned into the declared types."""
-    hints = get_type_hints(info.make) if info.arguments else {}
+    declared = info.arguments
     return {
-        name: _parsed(f"`{name}` of `{info.name}`", value, hints[name]) if isinstance(value, str) else value
+        name: _parsed(info, declared[name], value) if isinstance(value, str) else value
         for name, value in arguments.items()
-        if name in info.arguments
+        if name in declared
     }
 
 
-def _parsed(what: str, text: str, kind: type) -> object:
-    """Return `text` as a `kind`: bool, int, float, str or an enum."""
-    words = {"true": True, "false": False}
+def _parsed(info: MethodInfo, argument: Argument, text: str) -> object:
+    """Return `text` as what the argument is."""
     try:
-        if kind is bool:
-            return words[text.lower()]
-        return kind(text)
+        if argument.kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return argument.kind(text)
     except (KeyError, ValueError):
-        if kind is bool:
-            expected = "true or false"
-        elif issubclass(kind, Enum):
-            expected = "one of " + ", ".join(str(choice.value) for choice in kind)
-        else:
-            expected = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-        raise UsageError(f"{what} is {expected}, not `{text}`.") from None
+        raise UsageError(f"`{argument.name}` of `{info.name}` is {argument.expects}, not `{text}`.") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -40,6 +40,10 @@ class About:
     """The source of the samples, without folders; None where the method reads no data."""
     sample_digest: str | None = None
     """SHA-256 of which samples of it there were."""
+    loss: float | None = None
+    """The mean loss on the sample, where the method looks at it."""
+    gate: str | None = None
+    """Whether gates stood behind normalisations (`after-bn`) or before them: then nothing is cut by them."""
 
 
 @dataclass(frozen=True, eq=False)

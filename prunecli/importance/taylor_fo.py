@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from prunecli.graph.structure import Group, Member, Role
+from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import unit_sums
+from prunecli.importance.members import gate_members
 from prunecli.importance.registry import Needs, method
 
 
 @method(
     "taylor-fo",
     needs=Needs.GRADIENTS | Needs.LABELS,
-    passes=1,
+    passes="1",
     source="Molchanov et al., 2019, eq. 9 on gates",
 )
 class TaylorFO:
@@ -29,8 +30,7 @@ class TaylorFO:
 
     def members(self, group: Group) -> tuple[Member, ...]:
         """Return what stands right before the gate, else the weights that read it."""
-        gated = tuple(member for member in group.members if member.gated)
-        return gated or tuple(member for member in group.consumers if member.role is Role.WEIGHT)
+        return gate_members(group)
 
     def refuse(self, group: Group) -> str | None:
         """Refuse units that no parameter makes or reads."""

@@ -13,7 +13,7 @@ from prunecli.importance.registry import Needs, method
 @method(
     "taylor-fo-weight",
     needs=Needs.GRADIENTS | Needs.LABELS,
-    passes=1,
+    passes="1",
     source="Molchanov et al., 2019, on weights",
 )
 class TaylorFOWeight:

@@ -7,11 +7,12 @@ from pathlib import Path
 from prunecli.budget import Budget as Limit
 from prunecli.budget import feasible, make_plan, parse_amount
 from prunecli.errors import BudgetError, InputError, NotPrunableError, UsageError
-from prunecli.importance import Scores
+from prunecli.importance import Gate, Scores
 from prunecli.pipeline.listener import Listener
-from prunecli.pipeline.measuring import check_importance, measure_scores
 from prunecli.pipeline.opening import Opened, parents_of
+from prunecli.pipeline.recovering import check_recovery
 from prunecli.pipeline.running import Place
+from prunecli.pipeline.scoring import check_importance, measure_scores
 from prunecli.pipeline.settings import Budget, Choices
 from prunecli.plan import Constraints, Plan, Rank, Scope
 
@@ -23,6 +24,7 @@ def check_choices(choices: Choices) -> None:
         UsageError: naming the two.
     """
     budget, decision = choices.budget, choices.decision
+    check_recovery(choices)
     given = [f"--{name}" for name in ("keep", "target") if getattr(budget, name) is not None]
     if decision.apply is not None:
         for option in (*given, *(["--scores"] if decision.scores else [])):
@@ -83,7 +85,13 @@ def _digest_of_sample(scores: Scores) -> dict[str, str]:
 
 def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) -> Scores:
     if choices.decision.scores is not None:
-        return Scores.from_bytes(_read(choices.decision.scores), Path(choices.decision.scores).name)
+        scores = Scores.from_bytes(_read(choices.decision.scores), Path(choices.decision.scores).name)
+        if scores.about.gate == Gate.BEFORE_BN.value:
+            raise InputError(
+                f"`{choices.decision.scores}`: these scores are of gates before the normalisations (`--gate "
+                "before-bn`), and say nothing of a cut, which takes the normalisation along. Score again."
+            )
+        return scores
     measured = measure_scores(opened, choices.importance, choices.samples, choices.machine, place, listener)
     return measured[choices.importance.method[0]]
 

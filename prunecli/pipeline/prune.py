@@ -18,11 +18,13 @@ from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.measuring import measure_accuracy
 from prunecli.pipeline.opening import lineage_of, open_model
 from prunecli.pipeline.paths import Paths, choose_paths
+from prunecli.pipeline.presets import with_preset
+from prunecli.pipeline.recovering import Measure, check_sample, recover
 from prunecli.pipeline.running import Place, float_dtype, running_on
 from prunecli.pipeline.settings import Choices
 from prunecli.pipeline.telling import Checked, Cut, make_record, make_report
 from prunecli.plan import Plan
-from prunecli.report import Accuracy, ParityCheck, Report
+from prunecli.report import ParityCheck, Report
 from prunecli.surgery import apply_plan
 
 
@@ -46,41 +48,44 @@ def prune(checkpoint: str, choices: Choices | None = None, listener: Listener | 
         NotPrunableError: the model cannot be pruned as asked.
         ProofError: the smaller model, or its ONNX file, computes something else.
     """
-    choices, listener = choices or Choices(), listener or Silent()
+    choices, listener = with_preset(choices or Choices()), listener or Silent()
     check_choices(choices)
     paths = choose_paths(Path(checkpoint), choices)
     check_free(paths.wanted, choices.files.force)
     opened = open_model(checkpoint, choices.source, choices.samples, listener)
+    check_sample(opened, choices)
     with running_on(choices.machine, listener) as place:
         plan, scores = decide(opened, choices, place, listener)
         listener.progress("cutting", 0, None)
         cut = Cut(opened, plan, scores, apply_plan(opened.model, opened.structure, plan))
-        contents, report = _finish(cut, paths, choices, place, listener)
+        smaller, contents, report = _finish(cut, paths, choices, place, listener)
     write_files(contents, choices.files.force)
-    return Pruned(cut.smaller, plan, report, tuple(contents))
+    return Pruned(smaller, plan, report, tuple(contents))
 
 
 def _finish(
     cut: Cut, paths: Paths, choices: Choices, place: Place, listener: Listener
-) -> tuple[dict[Path, bytes], Report]:
-    """Prove, measure and export; return the content of every file, and the report."""
+) -> tuple[nn.Module, dict[Path, bytes], Report]:
+    """Prove, recover, measure and export; return the model, the content of every file, and the report."""
     contents: dict[Path, bytes] = {}
     checked = Checked()
     if paths.model is not None:
         parity = prove(cut, listener) if choices.files.verify else None
         checks, notes = (checks_of(parity), parity.notes) if parity else ((), ())
-        accuracy = measure_both(cut, choices, place, listener)
+        measure = measuring(cut, choices, place, listener)
+        cut, recovery = recover(cut, choices, place, listener, measure)
+        accuracy = (measure(cut.opened.model, "accuracy before"), measure(cut.smaller, "accuracy after"))
         contents[paths.model] = to_bytes(cut.smaller, make_record(cut, paths.model.parent, checks))
         onnx = export_onnx(cut, listener) if paths.onnx is not None else None
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content
-        checked = Checked(checks, notes, accuracy, onnx.check if onnx else None)
+        checked = Checked(checks, notes, accuracy, recovery, onnx.check if onnx else None)
     if paths.plan is not None:
         contents[paths.plan] = cut.plan.to_json().encode()
     report = make_report(cut, checked, contents, place.device.type)
     if paths.report is not None:
         contents[paths.report] = report.to_json().encode()
-    return contents, report
+    return cut.smaller, contents, report
 
 
 def prove(cut: Cut, listener: Listener) -> Parity:
@@ -102,11 +107,9 @@ def checks_of(parity: Parity) -> tuple[ParityCheck, ...]:
     )
 
 
-def measure_both(
-    cut: Cut, choices: Choices, place: Place, listener: Listener
-) -> tuple[Accuracy | None, Accuracy | None]:
-    """Measure the dense and the smaller model on the test data, where there is any."""
-    measure = partial(
+def measuring(cut: Cut, choices: Choices, place: Place, listener: Listener) -> Measure:
+    """Return what measures a model on the test data, where there is any; it takes a model and a stage."""
+    return partial(
         measure_accuracy,
         cut.opened,
         samples=choices.samples,
@@ -114,7 +117,6 @@ def measure_both(
         place=place,
         listener=listener,
     )
-    return measure(cut.opened.model, "accuracy before"), measure(cut.smaller, "accuracy after")
 
 
 def export_onnx(cut: Cut, listener: Listener) -> OnnxModel:

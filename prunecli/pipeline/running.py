@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,22 @@ def explained(model: nn.Module, doing: str) -> Iterator[None]:
             f"{doing}: the model failed{place} with {type(error).__name__}: {reason[:300]}. "
             "Check that `[input]` and the data are what it was trained on."
         ) from error
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Read an amount of memory.
+
+    >>> parse_bytes("1.5GiB", "--max-memory")
+    1610612736
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UsageError(f"`{option} {text}`: write an amount of memory such as 500MB or 4GiB.")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def float_dtype(model: nn.Module) -> torch.dtype:

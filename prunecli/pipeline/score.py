@@ -8,12 +8,13 @@ from pathlib import Path
 
 from prunecli.errors import UsageError
 from prunecli.export.files import check_free, write_files
-from prunecli.importance import Scores
+from prunecli.importance import Agreement, Scores, agreement
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.measuring import check_importance, measure_scores
 from prunecli.pipeline.opening import open_model
+from prunecli.pipeline.presets import importance_with_preset
 from prunecli.pipeline.running import running_on
-from prunecli.pipeline.settings import Importance, Machine, Samples, Source
+from prunecli.pipeline.scoring import check_importance, measure_scores
+from prunecli.pipeline.settings import Importance, Machine, Samples, Source, Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class Scored:
 
     checkpoint: str
     scores: Mapping[str, Scores]
+    agreements: tuple[Agreement, ...] = ()
+    """How far each method agrees with the one it was compared with; with both aggregates of an oracle."""
     files: tuple[Path, ...] = ()
 
 
@@ -30,6 +33,7 @@ def score(
     source: Source | None = None,
     samples: Samples | None = None,
     importance: Importance | None = None,
+    study: Study | None = None,
     machine: Machine | None = None,
     out: str | None = None,
     force: bool = False,
@@ -42,21 +46,38 @@ def score(
         source: how the model is built.
         samples: what importance is measured on.
         importance: which methods.
+        study: what they are compared with.
         machine: where it runs.
         out: a .safetensors file to write; with several methods, one file each, NAME.METHOD.safetensors.
         force: replace files that are there.
         listener: hears of progress.
     """
     source, samples, importance = source or Source(), samples or Samples(), importance or Importance()
-    machine, listener = machine or Machine(), listener or Silent()
-    check_importance(importance)
+    importance = importance_with_preset(importance)
+    study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
+    check_importance(importance, study)
     paths = _paths(out, importance.method)
     check_free(paths.values(), force)
     opened = open_model(checkpoint, source, samples, listener)
     with running_on(machine, listener) as place:
-        scores = measure_scores(opened, importance, samples, machine, place, listener)
+        scores = measure_scores(opened, importance, samples, machine, place, listener, study)
+    agreements = _agreements(scores, importance, study)
     write_files({path: scores[method].to_bytes() for method, path in paths.items()}, force)
-    return Scored(opened.name, scores, tuple(paths.values()))
+    shown = {name: scores[name] for name in importance.method}
+    return Scored(opened.name, shown, agreements, tuple(paths.values()))
+
+
+def _agreements(scores: Mapping[str, Scores], importance: Importance, study: Study) -> tuple[Agreement, ...]:
+    """Compare each method with what it is studied against."""
+    if study.against is None:
+        return ()
+    references = [name for name in scores if name.startswith(f"{study.against} (")] or [study.against]
+    return tuple(
+        agreement(scores[name], scores[reference], reference)
+        for reference in references
+        for name in importance.method
+        if name != study.against
+    )
 
 
 def _paths(out: str | None, methods: tuple[str, ...]) -> dict[str, Path]:

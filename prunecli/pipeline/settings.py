@@ -12,6 +12,7 @@ from typing import Literal
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "float32", "float64", "bfloat16", "float16"]
 ModeName = Literal["eval", "train"]
+GateName = Literal["after-bn", "before-bn"]
 ScopeName = Literal["global", "layer"]
 RankName = Literal["auto", "score", "score-per-cost"]
 
@@ -46,6 +47,7 @@ class Machine:
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
     threads: int | None = None
+    max_memory: str = "2GiB"
     seed: int = 0
 
 
@@ -55,7 +57,17 @@ class Importance:
 
     method: tuple[str, ...] = ("taylor-fo",)
     method_arg: tuple[str, ...] = ()
+    fallback: str | None = None
+    preset: str | None = None
     score_bn: ModeName = "eval"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What scores are compared with, and where gates stand meanwhile. Not for cutting."""
+
+    against: str | None = None
+    gate: GateName = "after-bn"
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,15 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """How accuracy is won back after the cut, without training."""
+
+    recalibrate_bn: bool = False
+    reconstruct: bool = False
+    recovery_samples: int = 1024
+
+
+@dataclass(frozen=True)
 class Files:
     """What is written, and where."""
 
@@ -101,5 +122,6 @@ class Choices:
     importance: Importance = Importance()
     budget: Budget = Budget()
     decision: Decision = Decision()
+    recovery: Recovery = Recovery()
     machine: Machine = Machine()
     files: Files = Files()

@@ -23,6 +23,7 @@ from prunecli.report import (
     Notice,
     OnnxCheck,
     ParityCheck,
+    Recovery,
     Report,
     WrittenFile,
     compare,
@@ -50,6 +51,7 @@ class Checked:
     parity: tuple[ParityCheck, ...] = ()
     parity_notes: tuple[str, ...] = ()
     accuracy: tuple[Accuracy | None, Accuracy | None] = (None, None)
+    recovery: Recovery | None = None
     onnx: OnnxCheck | None = None
 
 
@@ -81,6 +83,7 @@ def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], devi
         units=Change(cut.plan.unit_count, cut.plan.kept_count),
         accuracy=checked.accuracy,
         parity=checked.parity,
+        recovery=checked.recovery,
         onnx=checked.onnx,
         files=[_written(path, content) for path, content in contents.items()],
         settings=settings_of(cut),

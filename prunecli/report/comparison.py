@@ -14,6 +14,7 @@ from prunecli.report.values import (
     Notice,
     OnnxCheck,
     ParityCheck,
+    Recovery,
     Report,
     Totals,
     WrittenFile,
@@ -34,6 +35,7 @@ def compare(
     units: Change | None = None,
     accuracy: tuple[Accuracy | None, Accuracy | None] = (None, None),
     parity: Sequence[ParityCheck] = (),
+    recovery: Recovery | None = None,
     onnx: OnnxCheck | None = None,
     files: Sequence[WrittenFile] = (),
     settings: Mapping[str, Json] | None = None,
@@ -51,6 +53,7 @@ def compare(
         units: Prunable units, all groups together, where the groups are known.
         accuracy: Before and after, where labelled data is known.
         parity: The proofs that were run.
+        recovery: What was done after the cut to win accuracy back.
         onnx: The check of the ONNX file, where there is one.
         files: What was written.
         settings: What was asked for.
@@ -73,6 +76,7 @@ def compare(
         accuracy_before=accuracy[0],
         accuracy_after=accuracy[1],
         parity=tuple(parity),
+        recovery=recovery,
         onnx=onnx,
         files=tuple(files),
         settings=dict(settings or {}),

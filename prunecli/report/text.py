@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 
-from prunecli.report.values import Accuracy, LayerChange, OnnxCheck, ParityCheck, Report
+from prunecli.report.values import Accuracy, LayerChange, OnnxCheck, ParityCheck, Recovery, Report
 
 _SHOWN = 20
 _MOST_CHARACTERS = 500_000  # a CI summary of more than 1 MiB is dropped whole
@@ -116,6 +116,32 @@ def parity_text(check: ParityCheck) -> str:
     return f"{check.name} {check.error:.1e} (allowed {check.bound:.0e}, {check.dtype})"
 
 
+def recovery_text(recovery: Recovery) -> str:
+    """Write what was done to win accuracy back.
+
+    >>> from prunecli.report.values import RecoveredLayer
+    >>> layers = (RecoveredLayer("conv2", 0.3, 0.1), RecoveredLayer("fc", 0.2, 0.1))
+    >>> recovery_text(Recovery("reconstruct", 512, "npz:a.npz", Accuracy(360, top1=0.5), layers))
+    '2 layers re-solved on 512 samples: error 25.0% -> 10.0% on average; the plain cut had top1 50.00%'
+    """
+    if recovery.method == "recalibrate-bn":
+        text = f"{recovery.norms} normalisations recalibrated on {recovery.samples:,} samples"
+    else:
+        text = f"{len(recovery.layers)} layers re-solved on {recovery.samples:,} samples"
+        if recovery.layers:
+            before, after = (
+                sum(getattr(layer, name) for layer in recovery.layers) / len(recovery.layers)
+                for name in ("error_before", "error_after")
+            )
+            text += f": error {percent(before)} -> {percent(after)} on average"
+    found = recovery.accuracy_before
+    known = [
+        (name, value) for name in ("top1", "top5") if found and (value := getattr(found, name)) is not None
+    ]
+    plain = ", ".join(f"{name} {100 * value:.2f}%" for name, value in known[:1])
+    return f"{text}; the plain cut had {plain}" if plain else text
+
+
 def onnx_text(check: OnnxCheck) -> str:
     """Write how far onnxruntime is from PyTorch.
 
@@ -154,6 +180,9 @@ def _totals(report: Report) -> Iterator[str]:
 def _facts(report: Report) -> Iterator[str]:
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield f"accuracy: {accuracy}"
+    if report.recovery:
+        yield f"recovery: {recovery_text(report.recovery)}"
+        yield from map(_cell, report.recovery.notes)
     if report.parity:
         yield "parity: " + "; ".join(map(parity_text, report.parity))
     if report.onnx:

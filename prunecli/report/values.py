@@ -105,6 +105,32 @@ class ParityCheck:
 
 
 @dataclass(frozen=True)
+class RecoveredLayer:
+    """One layer that was re-solved: its squared distance from the dense one, over the spread there."""
+
+    name: str
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was done after the cut, without training, to win accuracy back."""
+
+    method: str
+    """`recalibrate-bn` or `reconstruct`."""
+    samples: int
+    sample: str
+    """The source of the samples, without folders."""
+    accuracy_before: Accuracy | None = None
+    """That of the plain cut."""
+    layers: tuple[RecoveredLayer, ...] = ()
+    norms: int = 0
+    """How many normalisations were recalibrated."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class OnnxCheck:
     """How far onnxruntime is from PyTorch on the exported file."""
 
@@ -151,6 +177,7 @@ class Report:
     accuracy_before: Accuracy | None = None
     accuracy_after: Accuracy | None = None
     parity: tuple[ParityCheck, ...] = ()
+    recovery: Recovery | None = None
     onnx: OnnxCheck | None = None
     files: tuple[WrittenFile, ...] = ()
     settings: Mapping[str, Json] = field(default_factory=dict)

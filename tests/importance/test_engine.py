@@ -55,7 +55,7 @@ def test_reports_progress() -> None:
         batch_count=3,
         progress=lambda *done: seen.append(done),
     )
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [("scoring", 1, 3), ("scoring", 2, 3), ("scoring", 3, 3)]
 
 
 def test_methods_without_data_need_no_batches_and_say_so() -> None:
@@ -66,8 +66,10 @@ def test_methods_without_data_need_no_batches_and_say_so() -> None:
 
 def test_asks_for_data_where_there_is_none() -> None:
     case = mlp()
-    with pytest.raises(DataError, match="`taylor-fo` needs labelled samples"):
+    with pytest.raises(DataError, match="`taylor-fo` looks at samples; there are none"):
         score(case.model, case.structure)
+    with pytest.raises(DataError, match="`taylor-fo` needs labelled samples and a loss; there is no loss"):
+        score(case.model, case.structure, [case.batch()])
     with pytest.raises(DataError, match="The sample is empty"):
         score(case.model, case.structure, [], cross_entropy)
 
@@ -137,7 +139,21 @@ def test_groups_that_forward_skips_score_zero_and_are_noted() -> None:
     found = score(model, structure_of(model, groups), [batch], cross_entropy)["taylor-fo"]
     assert found.by_group["aside"].tolist() == [0, 0, 0]
     assert (found.by_group["used"] > 0).any()
-    assert found.about.notes == ("Forward does not use `aside`: the units score 0 and are the first to go.",)
+    assert found.about.notes == (
+        "Forward does not use `aside`: the units score 0 and are the first to go.",
+        "1 of 2 groups score 0 throughout: `aside`; ranked by position.",
+    )
+
+
+def test_groups_of_zeros_are_noted() -> None:
+    case = mlp()
+    with torch.no_grad():
+        case.model[4].weight.zero_()
+    found = score(case.model, case.structure, [case.batch()], cross_entropy, ["taylor-fo", "magnitude"])
+    assert found["magnitude"].about.notes == ()
+    assert found["taylor-fo"].about.notes == (
+        "2 of 2 groups score 0 throughout: `0`, `2`; ranked by position.",
+    )
 
 
 def test_groups_that_are_hidden_from_the_gradient_are_refused() -> None:

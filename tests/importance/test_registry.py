@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import pytest
 
@@ -12,6 +13,7 @@ from prunecli.importance.registry import (
     Granularity,
     MethodInfo,
     Needs,
+    arguments_of,
     build_methods,
     find_method,
     method,
@@ -29,16 +31,19 @@ class Average(str, Enum):
 class Toy:
     """Score for this test.
 
+    score = draws / share, where both are
+    what their names say.
+
     More about it.
     """
 
-    draws: int = 100
-    share: float = 0.5
-    signed: bool = False
+    draws: Annotated[int, "How many draws."] = 100
+    share: Annotated[float, "Share of them that counts."] = 0.5
+    signed: Annotated[bool, "Keep the sign."] = False
     average: Average = Average.AFTER
 
 
-TOY = MethodInfo("toy", Needs.PARAMETERS, "nowhere", 0, Granularity.UNIT, Toy)
+TOY = MethodInfo("toy", Needs.PARAMETERS, "nowhere", "K + 1", Granularity.UNIT, False, Toy)
 
 
 def test_the_table_says_what_each_method_needs() -> None:
@@ -46,12 +51,15 @@ def test_the_table_says_what_each_method_needs() -> None:
     assert (
         table.items()
         >= {
-            "bn-scale": (("parameters",), 0, "unit"),
-            "magnitude": (("parameters",), 0, "unit"),
-            "magnitude-l1": (("parameters",), 0, "unit"),
-            "random": (("parameters",), 0, "unit"),
-            "taylor-fo": (("labels", "gradients"), 1, "unit"),
-            "taylor-fo-weight": (("labels", "gradients"), 1, "unit"),
+            "bn-scale": (("parameters",), "0", "unit"),
+            "bn-scale-taylor": (("labels", "gradients"), "1", "unit"),
+            "fpgm": (("parameters",), "0", "unit"),
+            "magnitude": (("parameters",), "0", "unit"),
+            "magnitude-l1": (("parameters",), "0", "unit"),
+            "network-slimming": (("parameters",), "0", "unit"),
+            "random": (("parameters",), "0", "unit"),
+            "taylor-fo": (("labels", "gradients"), "1", "unit"),
+            "taylor-fo-weight": (("labels", "gradients"), "1", "unit"),
         }.items()
     )
     assert all(info.source and info.summary.endswith(".") for info in methods())
@@ -59,10 +67,39 @@ def test_the_table_says_what_each_method_needs() -> None:
     assert not find_method("magnitude").needs_data
 
 
-def test_summary_is_the_first_line_and_arguments_are_the_fields() -> None:
+@pytest.mark.parametrize("info", methods(), ids=lambda info: info.name)
+def test_every_method_tells_its_formula_and_its_arguments(info: MethodInfo) -> None:
+    assert info.formula
+    for argument in info.arguments.values():
+        assert argument.meaning.endswith("."), f"{argument.name}: write Annotated[..., what it means]"
+        assert argument.default_text
+        assert argument.expects
+
+
+def test_the_docstring_tells_summary_and_formula() -> None:
     assert TOY.summary == "Score for this test."
-    assert TOY.arguments == {"draws": 100, "share": 0.5, "signed": False, "average": Average.AFTER}
+    assert TOY.formula == "score = draws / share, where both are what their names say."
+    assert TOY.paragraphs == (TOY.summary, TOY.formula, "More about it.")
+
+
+def test_arguments_are_the_fields() -> None:
+    told = {
+        one.name: (one.default_text, one.expects, one.choices, one.meaning) for one in TOY.arguments.values()
+    }
+    assert told == {
+        "draws": ("100", "a whole number", (), "How many draws."),
+        "share": ("0.5", "a number", (), "Share of them that counts."),
+        "signed": ("false", "true or false", ("true", "false"), "Keep the sign."),
+        "average": ("after", "before or after", ("before", "after"), ""),
+    }
     assert find_method("random").arguments == {}
+
+
+def test_what_arguments_are_set_to_is_plain() -> None:
+    set_to = arguments_of(Toy(draws=7, average=Average.BEFORE))  # type: ignore[arg-type]
+    assert set_to == {"draws": 7, "share": 0.5, "signed": False, "average": "before"}
+    assert type(set_to["average"]) is str
+    assert arguments_of(find_method("random").make()) == {}
 
 
 def test_an_unknown_method_names_the_nearest() -> None:
@@ -87,7 +124,7 @@ def test_arguments_are_turned_into_their_types() -> None:
         ("draws", "many", "a whole number"),
         ("share", "half", "a number"),
         ("signed", "1", "true or false"),
-        ("average", "during", "one of before, after"),
+        ("average", "during", "before or after"),
     ),
 )
 def test_a_value_that_does_not_fit_is_refused(name: str, text: str, expected: str) -> None:

@@ -182,7 +182,7 @@ def test_a_method_that_needs_data_says_so(tmp_path: Path) -> None:
     (tmp_path / "bare.toml").write_text(bare)
     shutil.copy(MLP.with_name("model.py"), tmp_path)
     chosen = choices(tmp_path, source=Source(spec=str(tmp_path / "bare.toml")), importance=Importance())
-    with pytest.raises(DataError, match="`taylor-fo` looks at labelled samples"):
+    with pytest.raises(DataError, match="`taylor-fo` looks at samples"):
         prune(str(MLP), chosen)
 
 

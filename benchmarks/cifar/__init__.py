@@ -1,0 +1,1 @@
+"""Pretrained residual networks for CIFAR-10, as akamaster/pytorch_resnet_cifar10 builds them."""

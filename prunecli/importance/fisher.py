@@ -1,0 +1,55 @@
+"""`fisher`: how much the network's own answers depend on a unit. No labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from prunecli.graph.structure import Group, Member
+from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.registry import Needs, method
+
+
+@method(
+    "fisher",
+    needs=Needs.GATES,
+    passes="draws",
+    source="this project, after Theis et al., 2018 (Fisher pruning)",
+)
+@dataclass(frozen=True)
+class Fisher:
+    """Fisher information in the unit's gate, of the answers that the network gives at a high temperature.
+
+    score = mean over samples b and draws y of (d/dz log p_b(y))^2 at z = 1, with p = softmax(logits / T)
+    and y drawn from p: twice the second-order estimate of the KL divergence, at temperature T, that
+    removing the unit causes. It is `taylor-fo-fg` with labels drawn from the network itself. A sample
+    that the network has learnt by heart has next to no gradients at T = 1; at T = 4 it has.
+    """
+
+    temperature: Annotated[float, "What logits are divided by before labels are drawn."] = 4.0
+    draws: Annotated[int, "How many labels are drawn per sample."] = 2
+
+    def members(self, group: Group) -> tuple[Member, ...]:
+        """Return nothing: gates are read, not parameters."""
+        return ()
+
+    def refuse(self, group: Group) -> str | None:
+        """Refuse units that no gate can be put on."""
+        return refuse_ungated(group)
+
+    def observe(self, batch: Observed) -> State:
+        """Return the sums over samples of mean squares over draws, and how many samples there were."""
+        energies = batch.looked.answer_energies(self.temperature, self.draws, batch.seed)
+        return State({group.name: _with_count(energies[group.name], batch.samples) for group in batch.groups})
+
+    def finish(self, total: State, batches: int) -> UnitValues:
+        """Return the mean over samples."""
+        return {name: energy / samples for name, (energy, samples) in total.values.items()}
+
+
+def _with_count(energy: Tensor, samples: int) -> Tensor:
+    return torch.stack([energy, torch.full_like(energy, samples)])

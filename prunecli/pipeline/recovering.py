@@ -1,0 +1,155 @@
+"""A model that was cut -> one that answers more like the dense one, by statistics or least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from prunecli.errors import DataError, UsageError
+from prunecli.graph.copying import copy_module, named_tensors
+from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.opening import Opened
+from prunecli.pipeline.running import Place, explained, parse_bytes
+from prunecli.pipeline.sampling import find_source, open_sample
+from prunecli.pipeline.settings import Choices
+from prunecli.pipeline.telling import Cut
+from prunecli.recovery import recalibrate_norms, reconstruct
+from prunecli.report import Accuracy, RecoveredLayer, Recovery
+
+_ALIVE = 8
+"""So many activations of the largest size are alive at a time while layers are re-solved."""
+
+Measure = Callable[[nn.Module, str], Accuracy | None]
+
+
+def check_recovery(choices: Choices) -> None:
+    """Refuse choices that contradict each other, before any file is opened.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if choices.recovery.recalibrate_bn and choices.recovery.reconstruct:
+        raise UsageError(
+            "`--recalibrate-bn` and `--reconstruct` do not go together: statistics measured after layers "
+            "were re-solved undo part of what that won. Choose one; `--reconstruct` wins back more."
+        )
+
+
+def check_sample(opened: Opened, choices: Choices) -> None:
+    """Make sure that there are samples to recover on, before anything is measured.
+
+    Raises:
+        DataError: there are none.
+    """
+    for name in ("recalibrate_bn", "reconstruct"):
+        if getattr(choices.recovery, name):
+            find_source(opened, f"--{name.replace('_', '-')}")
+
+
+def recover(
+    cut: Cut, choices: Choices, place: Place, listener: Listener, measure: Measure
+) -> tuple[Cut, Recovery | None]:
+    """Return the cut with a recovered model, and what was done; the same cut if nothing was asked for.
+
+    Raises:
+        DataError: there is no sample to recover on.
+    """
+    wanted = choices.recovery
+    if not (wanted.recalibrate_bn or wanted.reconstruct):
+        return cut, None
+    before = measure(cut.smaller, "accuracy of the plain cut")
+    smaller = place.lend(cut.smaller)
+    if wanted.recalibrate_bn:
+        recovered, found = _recalibrate(cut, choices, place, smaller, listener)
+    else:
+        recovered, found = _reconstruct(cut, choices, place, smaller, listener)
+    numbers = named_tensors(recovered)
+    back = copy_module(cut.smaller, lambda name, tensor: _fitting(numbers[name], tensor))
+    return replace(cut, smaller=back), replace(found, accuracy_before=before)
+
+
+def _recalibrate(
+    cut: Cut, choices: Choices, place: Place, smaller: nn.Module, listener: Listener
+) -> tuple[nn.Module, Recovery]:
+    sample = open_sample(cut.opened, "--recalibrate-bn", _limited(choices), choices.machine, place, smaller)
+    seen = 0
+
+    def inputs() -> Iterator[Any]:
+        nonlocal seen
+        for done, (each, _) in enumerate(sample.stream):
+            listener.progress("recalibrating", done, sample.batch_count)
+            seen += len(tree_leaves(each)[0])
+            yield (each,) if isinstance(each, Tensor) else each
+
+    with explained(smaller, "Recalibrating"):
+        recovered, norms = recalibrate_norms(smaller, inputs())
+    notes = () if norms else ("The model has no running statistics: recalibrating changed nothing.",)
+    return recovered, Recovery("recalibrate-bn", seen, sample.source, norms=norms, notes=notes)
+
+
+def _reconstruct(
+    cut: Cut, choices: Choices, place: Place, smaller: nn.Module, listener: Listener
+) -> tuple[nn.Module, Recovery]:
+    sample = open_sample(cut.opened, "--reconstruct", _limited(choices), choices.machine, place, smaller)
+    batches = [inputs for inputs, _ in sample.stream]
+    if not batches:
+        raise DataError("The sample is empty: there is nothing to re-solve layers on.")
+    batches = [(each,) if isinstance(each, Tensor) else each for each in batches]
+    whole = tree_map(lambda *parts: torch.cat(parts), *batches)
+    dense = place.lend(cut.opened.model)
+    most = _samples_that_fit(dense, whole, parse_bytes(choices.machine.max_memory, "--max-memory"))
+    whole = tree_map(lambda tensor: tensor[:most], whole)
+    args, kwargs = ((), whole) if isinstance(whole, Mapping) else (tuple(whole), {})
+    with explained(smaller, "Re-solving layers"):
+        recovered, done = reconstruct(
+            dense,
+            smaller,
+            cut.opened.structure,
+            cut.plan.kept(),
+            args,
+            kwargs,
+            seed=choices.machine.seed,
+            tell=partial(listener.progress, "re-solving layers"),
+        )
+    layers = tuple(RecoveredLayer(each.layer, each.error_before, each.error_after) for each in done.layers)
+    notes = tuple(f"Not re-solved: {text}." for text in done.skipped)
+    return recovered, Recovery("reconstruct", done.samples, sample.source, layers=layers, notes=notes)
+
+
+def _fitting(numbers: Tensor, tensor: Tensor) -> Tensor:
+    """Return the numbers where and in what precision the tensor is."""
+    return numbers.detach().to(tensor.device, tensor.dtype).contiguous().clone()
+
+
+def _limited(choices: Choices) -> Any:
+    """Return the choice of samples, no more than recovery takes."""
+    most = choices.recovery.recovery_samples
+    return replace(choices.samples, samples=min(choices.samples.samples or most, most))
+
+
+def _samples_that_fit(model: nn.Module, whole: Any, memory: int) -> int:
+    """Return how many samples can be run as one batch: as many as their activations have room."""
+    largest = 1
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest
+        sizes = [
+            leaf.numel() * leaf.element_size() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)
+        ]
+        largest = max(largest, *sizes, 1)
+
+    handles = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        one = tree_map(lambda tensor: tensor[:1], whole)
+        with torch.no_grad():
+            model(**one) if isinstance(one, Mapping) else model(*one)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(memory // (_ALIVE * largest), 2)

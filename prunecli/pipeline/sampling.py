@@ -1,0 +1,85 @@
+"""The samples that importance is measured on, and that recovery works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from torch import nn
+
+from prunecli.data import batches, open_data, sample_digest
+from prunecli.errors import DataError
+from prunecli.pipeline.opening import Opened
+from prunecli.pipeline.running import Place, float_dtype
+from prunecli.pipeline.settings import Machine, Samples
+from prunecli.spec.tables import without_folder
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Batches of samples, and where they come from."""
+
+    stream: Iterator[Any]
+    batch_count: int
+    source: str
+    """Without folders."""
+    digest: str
+
+
+def find_source(opened: Opened, needing: str) -> str:
+    """Return the source of the samples: what importance is measured on, else what training trains on.
+
+    Args:
+        opened: the model and its spec.
+        needing: the method or option that looks at them, for messages.
+
+    Raises:
+        DataError: there is none.
+    """
+    source = opened.spec.data.sample or opened.spec.data.train
+    if source is not None:
+        return source
+    remedy = (
+        "leave it out" if needing.startswith("--") else "choose a `--method` that needs none: `magnitude`"
+    )
+    raise DataError(
+        f"`{needing}` looks at samples, and the spec names none under `[data] sample`. "
+        f"Add e.g. `--data npz:train.npz[:1024]`, or {remedy}."
+    )
+
+
+def open_sample(
+    opened: Opened, needing: str, samples: Samples, machine: Machine, place: Place, model: nn.Module
+) -> Sample:
+    """Open the samples of a spec, or those it trains on.
+
+    Args:
+        opened: the model and its spec.
+        needing: the method or option that looks at them, for messages.
+        samples: which samples, and how many.
+        machine: its seed decides which.
+        place: where they go.
+        model: whose precision they get.
+
+    Raises:
+        DataError: there are none.
+    """
+    source = find_source(opened, needing)
+    dataset = open_data(source, opened.spec, download=samples.download, seed=machine.seed)
+    count = min(samples.samples or len(dataset), len(dataset))
+    stream = batches(
+        dataset,
+        samples.batch_size,
+        samples.samples,
+        machine.seed,
+        device=place.device,
+        dtype=float_dtype(model),
+    )
+    return Sample(
+        iter(stream),
+        ceil(count / samples.batch_size),
+        without_folder(source),
+        sample_digest(dataset, samples.samples, machine.seed),
+    )

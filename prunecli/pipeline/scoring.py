@@ -1,0 +1,157 @@
+"""A model and its sample -> scores of its units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from prunecli.data import loss_function as loss_of
+from prunecli.errors import UsageError
+from prunecli.importance import Aggregate, Gate, Journal, ScoreBN, Scores, build_methods, find_method, score
+from prunecli.importance.registry import Needs
+from prunecli.pipeline.journal import DiskJournal
+from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.opening import Opened
+from prunecli.pipeline.running import Place, parse_bytes
+from prunecli.pipeline.sampling import Sample, open_sample
+from prunecli.pipeline.settings import Importance, Machine, Samples, Study
+from prunecli.pipeline.versions import versions
+from prunecli.spec import to_json_dict
+from prunecli.strict_json import Json
+
+ORACLE = "oracle"
+
+MEMORISED = 0.05
+"""A mean cross-entropy below this is that of samples which a network has learnt by heart."""
+
+_MEMORISED = (
+    "The mean loss on this sample is {loss:.3f}: the network knows these samples by heart, and there first "
+    "derivatives of the loss say little. Measure importance on samples that it was not trained on."
+)
+
+
+def check_importance(importance: Importance, study: Study = Study()) -> None:  # noqa: B008 (frozen)
+    """Refuse methods and arguments that nobody knows, before any file is opened.
+
+    Raises:
+        UsageError: naming the one that is wrong.
+    """
+    build_methods(_names(importance, study), _arguments(importance))
+
+
+def measure_scores(
+    opened: Opened,
+    importance: Importance,
+    samples: Samples,
+    machine: Machine,
+    place: Place,
+    listener: Listener,
+    study: Study | None = None,
+) -> dict[str, Scores]:
+    """Score every unit by each method asked for, in one pass over the sample.
+
+    Where the scores are studied against the oracle, both of its aggregates are there, `oracle (dataset-sq)`
+    and `oracle (batch-abs)`, from one measurement: of what a cut does, so with gates behind normalisations
+    that use their running statistics, wherever and however the scores are measured.
+
+    Raises:
+        UsageError: a method or one of its arguments is unknown.
+        DataError: a method looks at data, and there is none.
+    """
+    study = study or Study()
+    model = place.lend(opened.model)
+    others = [study.against] if study.against not in (None, ORACLE) else []
+    names = tuple(dict.fromkeys((*importance.method, *others)))
+    needing = next((name for name in _names(importance, study) if find_method(name).needs_data), None)
+    memory = parse_bytes(machine.max_memory, "--max-memory")
+
+    def scored(
+        names: Sequence[str], arguments: Mapping[str, object], journal: Journal, gate: Gate, score_bn: ScoreBN
+    ) -> dict[str, Scores]:
+        sample = open_sample(opened, needing, samples, machine, place, model) if needing else None
+        found = score(
+            model,
+            opened.structure,
+            sample.stream if sample else None,
+            loss_of(opened.spec),
+            names,
+            seed=machine.seed,
+            micro_batch=samples.batch_size,
+            method_args=arguments,
+            fallback=importance.fallback,
+            score_bn=score_bn,
+            batch_count=sample.batch_count if sample else 0,
+            memory=memory,
+            gate=gate,
+            progress=lambda stage, done, total: listener.progress(stage, done, total or None),
+            journal=lambda key, find: journal(f"{gate.value}/{score_bn.value}/{key}", find),
+        )
+        return {name: _annotated(each, sample, opened) for name, each in found.items()}
+
+    arguments = _arguments(importance)
+    with _journal(opened, importance, samples, machine, place, study, listener) as journal:
+        scores = scored(names, arguments, journal, Gate(study.gate), ScoreBN(importance.score_bn))
+        if study.against == ORACLE:
+            for aggregate in Aggregate:
+                label = f"{ORACLE} ({aggregate.value})"
+                found = scored([ORACLE], {"aggregate": aggregate}, journal, Gate.AFTER_BN, ScoreBN.EVAL)
+                scores[label] = found[ORACLE]
+    return scores
+
+
+def _journal(
+    opened: Opened,
+    importance: Importance,
+    samples: Samples,
+    machine: Machine,
+    place: Place,
+    study: Study,
+    listener: Listener,
+) -> AbstractContextManager[Journal]:
+    """Return where what takes long is kept; methods that are fast keep nothing."""
+    if not any(Needs.LOSSES in find_method(name).needs for name in _names(importance, study)):
+        return nullcontext(lambda key, find: find())
+    conditions: Json = {
+        "checkpoint": opened.checkpoint.digest,
+        "spec": to_json_dict(opened.spec),
+        "samples": [samples.samples, samples.batch_size],
+        "machine": [place.device.type, str(place.dtype), machine.seed],
+        "units": {group.name: group.width for group in opened.structure.groups},
+        "version": versions(),
+    }
+    return DiskJournal(conditions, listener)
+
+
+def _names(importance: Importance, study: Study) -> tuple[str, ...]:
+    """Return the methods, the one they are compared with, and the one they fall back on."""
+    others = [name for name in (study.against, importance.fallback) if name]
+    return tuple(dict.fromkeys((*importance.method, *others)))
+
+
+def _arguments(importance: Importance) -> dict[str, str]:
+    return dict(map(split_argument, importance.method_arg))
+
+
+def split_argument(text: str) -> tuple[str, str]:
+    """Take `NAME=VALUE` apart.
+
+    Raises:
+        UsageError: there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"`--method-arg {text}`: write NAME=VALUE. `prunecli methods NAME` lists the names.")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def _annotated(scores: Scores, sample: Sample | None, opened: Opened) -> Scores:
+    """Say in the scores which samples they were measured on, if they were, and if that was unwise."""
+    about = scores.about
+    if sample is None or not about.samples:
+        return scores
+    notes = about.notes
+    if opened.spec.task.loss == "cross-entropy" and about.loss is not None and about.loss < MEMORISED:
+        notes = (*notes, _MEMORISED.format(loss=about.loss))
+    about = replace(about, sample=sample.source, sample_digest=sample.digest, notes=notes)
+    return replace(scores, about=about)

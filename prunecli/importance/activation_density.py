@@ -7,8 +7,9 @@ from torch import Tensor
 
 from prunecli.graph.structure import Group, Member, SiteKind
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.fold import by_unit
 from prunecli.importance.look import Seen
-from prunecli.importance.readings import by_unit, sum_elsewhere
+from prunecli.importance.readings import sum_elsewhere
 from prunecli.importance.registry import Needs, method
 
 

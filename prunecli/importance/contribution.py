@@ -14,10 +14,10 @@ from torch import Tensor
 from prunecli.errors import ScoreError
 from prunecli.graph.structure import Group, Member, Site, SiteKind
 from prunecli.importance.context import Merge, Observed, State, UnitValues
+from prunecli.importance.fold import by_unit
 from prunecli.importance.gates import gate_sites
 from prunecli.importance.look import Seen
 from prunecli.importance.readings import (
-    by_unit,
     group_count,
     input_dim,
     read_at,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
-from torch import Tensor
-
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.fold import with_count
 from prunecli.importance.gates import refuse_ungated
 from prunecli.importance.registry import Needs, method
 
@@ -44,12 +42,8 @@ class Fisher:
     def observe(self, batch: Observed) -> State:
         """Return the sums over samples of mean squares over draws, and how many samples there were."""
         energies = batch.looked.answer_energies(self.temperature, self.draws, batch.seed)
-        return State({group.name: _with_count(energies[group.name], batch.samples) for group in batch.groups})
+        return State({group.name: with_count(energies[group.name], batch.samples) for group in batch.groups})
 
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the mean over samples."""
         return {name: energy / samples for name, (energy, samples) in total.values.items()}
-
-
-def _with_count(energy: Tensor, samples: int) -> Tensor:
-    return torch.stack([energy, torch.full_like(energy, samples)])

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunecli.graph.structure import Group, Member
+from prunecli.graph.structure import Group, Member, Site
 
 _PIECE_ON_CPU = 2**18
 """How many entries are folded at a time: so few that they stay in the cache of a CPU,"""
@@ -100,3 +100,24 @@ def rows_by(
     column = np.arange(len(order)) - np.repeat(first, counts)
     table[keys[order], column] = values[order]
     return table
+
+
+def by_unit(values: Tensor, group: Group, site: Site) -> Tensor:
+    """Add up what belongs to one unit, along the last dimension: [..., positions] -> [..., width].
+
+    >>> from prunecli.graph.structure import CallKey, SiteKind
+    >>> call, positions, units = CallKey("", "linear", 0), np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1])
+    >>> flat = Site(call, SiteKind.READ, 0, -1, 5, positions, units, ())
+    >>> by_unit(torch.tensor([1, 2, 3, 4, 5]), Group("conv", 2, ()), flat)
+    tensor([4, 6])
+    """
+    table = rows_by(site.units, site.positions, group.width, fill=site.length)
+    if table.shape == (site.length, 1) and np.array_equal(table[:, 0], np.arange(site.length)):
+        return values
+    padded = torch.cat([values, values.new_zeros((*values.shape[:-1], 1))], dim=-1)
+    return padded[..., torch.from_numpy(table).to(values.device)].sum(-1)
+
+
+def with_count(total: Tensor, samples: int) -> Tensor:
+    """Return two rows that add up over micro-batches: a sum over samples, and how many there were."""
+    return torch.stack([total, torch.full_like(total, samples)])

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from prunecli.graph.structure import Group, Member, Site, SiteKind
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.fold import by_unit
 from prunecli.importance.look import Seen
 from prunecli.importance.readings import (
-    by_unit,
     group_count,
     input_dim,
     read_at,

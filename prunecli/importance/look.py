@@ -20,7 +20,7 @@ from prunecli.graph.structure import CallKey, Group, Site, SiteKind
 from prunecli.graph.trace import plain_kernels
 from prunecli.importance.ablation import Ablation
 from prunecli.importance.curvature import Curvature, Hessian, exact, gauss_newton, hutchinson
-from prunecli.importance.fold import rows_by
+from prunecli.importance.fold import by_unit
 from prunecli.importance.gates import (
     Gates,
     Gating,
@@ -158,7 +158,7 @@ class Look:
             flat = by_sample.reshape(self.batch.samples, -1, place.length)
             for group, site in place.owners:
                 found[group.name].append(
-                    Products(_by_unit(flat.mean(1), group, site), _by_unit(flat.abs().mean(1), group, site))
+                    Products(by_unit(flat.mean(1), group, site), by_unit(flat.abs().mean(1), group, site))
                 )
 
         self._gradients_in(gates, shown)
@@ -366,10 +366,3 @@ class _Visit(CallWatch):
             if tensor.dim() < -site.dim or tensor.shape[site.dim] != site.length:
                 raise other_path(key, tensor, site.length, site.dim)
         self.visitor(Seen(key, tensor.detach(), tuple(sites), args, kwargs, func))
-
-
-def _by_unit(values: Tensor, group: Group, site: Site) -> Tensor:
-    """Add up what belongs to one unit: [samples, positions] -> [samples, width]."""
-    table = torch.from_numpy(rows_by(site.units, site.positions, group.width, fill=site.length))
-    padded = torch.cat([values, values.new_zeros((len(values), 1))], dim=1)
-    return padded[:, table.to(values.device)].sum(-1)

@@ -12,9 +12,10 @@ from prunecli.graph.calls import following
 from prunecli.graph.structure import CallKey, Group, Member, Site, SiteKind
 from prunecli.graph.trace import plain_kernels
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.fold import by_unit
 from prunecli.importance.gates import gate_sites, refuse_ungated
 from prunecli.importance.gradients import call_model, explained
-from prunecli.importance.readings import by_unit, sum_elsewhere
+from prunecli.importance.readings import sum_elsewhere
 from prunecli.importance.registry import Needs, method
 from prunecli.importance.relevance import Relevance
 from prunecli.importance.undisturbed import require_gradients

@@ -7,10 +7,10 @@ from enum import Enum
 from typing import Annotated
 
 import torch
-from torch import Tensor
 
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.fold import with_count
 from prunecli.importance.gates import refuse_ungated
 from prunecli.importance.registry import Needs, method
 
@@ -57,14 +57,12 @@ class Oracle:
         found = {g.name: batch.looked.changes_without(g, each[g.name]) for g in batch.groups}
         if self.aggregate is Aggregate.BATCH_ABS:
             return State({name: change.abs() for name, change in found.items()})
-        return State({name: _weighted(change, batch.samples) for name, change in found.items()})
+        return State(
+            {name: with_count(change * batch.samples, batch.samples) for name, change in found.items()}
+        )
 
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the square of the mean change, or the mean of absolute changes."""
         if self.aggregate is Aggregate.BATCH_ABS:
             return {name: change / batches for name, change in total.values.items()}
         return {name: (change / samples).square() for name, (change, samples) in total.values.items()}
-
-
-def _weighted(change: Tensor, samples: int) -> Tensor:
-    return torch.stack([change * samples, torch.full_like(change, samples)])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prunecli.graph.structure import Group, Role, Site, SiteKind
-from prunecli.importance.fold import rows_by
 from prunecli.importance.look import Seen
 
 
@@ -45,22 +43,6 @@ def read_at(seen: Seen, groups: Collection[Group]) -> Iterator[tuple[Group, Site
     for group, site in seen.sites:
         if group.name in names and any(site is reading for reading in readings(group)):
             yield group, site
-
-
-def by_unit(values: Tensor, group: Group, site: Site) -> Tensor:
-    """Add up what belongs to one unit, along the last dimension: [..., positions] -> [..., width].
-
-    >>> from prunecli.graph.structure import CallKey
-    >>> call, positions, units = CallKey("", "linear", 0), np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1])
-    >>> flat = Site(call, SiteKind.READ, 0, -1, 5, positions, units, ())
-    >>> by_unit(torch.tensor([1, 2, 3, 4, 5]), Group("conv", 2, ()), flat)
-    tensor([4, 6])
-    """
-    table = rows_by(site.units, site.positions, group.width, fill=site.length)
-    if table.shape == (site.length, 1) and np.array_equal(table[:, 0], np.arange(site.length)):
-        return values
-    padded = torch.cat([values, values.new_zeros((*values.shape[:-1], 1))], dim=-1)
-    return padded[..., torch.from_numpy(table).to(values.device)].sum(-1)
 
 
 def sum_elsewhere(values: Tensor, dim: int) -> Tensor:

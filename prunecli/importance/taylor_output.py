@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.fold import with_count
 from prunecli.importance.gates import refuse_ungated
 from prunecli.importance.look import Products
 from prunecli.importance.registry import Needs, method
@@ -69,4 +69,4 @@ class TaylorOutput:
                 found = product.mean_absolute.sum(0)
             case Absolute.END:
                 found = product.mean.sum(0)
-        return torch.stack([found, torch.full_like(found, samples)])
+        return with_count(found, samples)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.curvature import Hessian
+from prunecli.importance.fold import with_count
 from prunecli.importance.gates import refuse_ungated
 from prunecli.importance.registry import Needs, method
 
@@ -72,7 +72,9 @@ class TaylorSO(_OnGates):
         changes = {group.name: first[group.name] - second[group.name] / 2 for group in batch.groups}
         if self.average is Average.AFTER:
             return State({name: change.square() for name, change in changes.items()})
-        return State({name: _weighted(change, batch.samples) for name, change in changes.items()})
+        return State(
+            {name: with_count(change * batch.samples, batch.samples) for name, change in changes.items()}
+        )
 
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the mean of squares, or the square of the mean."""
@@ -103,13 +105,13 @@ class OBD(_OnGates):
     def observe(self, batch: Observed) -> State:
         """Return the curvatures of the mean loss, weighted by samples."""
         found: Mapping[str, Tensor] = batch.looked.curvatures(self.hessian, self.draws)
-        return State({group.name: _weighted(found[group.name] / 2, batch.samples) for group in batch.groups})
+        return State(
+            {
+                group.name: with_count(found[group.name] / 2 * batch.samples, batch.samples)
+                for group in batch.groups
+            }
+        )
 
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the mean over samples."""
         return {name: change / samples for name, (change, samples) in total.values.items()}
-
-
-def _weighted(change: Tensor, samples: int) -> Tensor:
-    """Return two rows: a mean over samples times their number, and the number."""
-    return torch.stack([change * samples, torch.full_like(change, samples)])

@@ -11,7 +11,7 @@ from prunecli.importance import Gate, Scores
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.recovering import check_recovery
-from prunecli.pipeline.running import Place
+from prunecli.pipeline.running import Place, parse_bytes
 from prunecli.pipeline.scoring import check_importance, measure_scores
 from prunecli.pipeline.settings import Budget, Choices
 from prunecli.plan import Constraints, Plan, Rank, Scope
@@ -25,6 +25,7 @@ def check_choices(choices: Choices) -> None:
     """
     budget, decision = choices.budget, choices.decision
     check_recovery(choices)
+    parse_bytes(choices.machine.max_memory, "--max-memory")
     given = [f"--{name}" for name in ("keep", "target") if getattr(budget, name) is not None]
     if decision.apply is not None:
         for option in (*given, *(["--scores"] if decision.scores else [])):

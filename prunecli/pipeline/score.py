@@ -12,7 +12,7 @@ from prunecli.importance import Agreement, Scores, agreement
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.opening import open_model
 from prunecli.pipeline.presets import importance_with_preset
-from prunecli.pipeline.running import running_on
+from prunecli.pipeline.running import parse_bytes, running_on
 from prunecli.pipeline.scoring import check_importance, measure_scores
 from prunecli.pipeline.settings import Importance, Machine, Samples, Source, Study
 
@@ -56,6 +56,7 @@ def score(
     importance = importance_with_preset(importance)
     study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
     check_importance(importance, study)
+    parse_bytes(machine.max_memory, "--max-memory")
     paths = _paths(out, importance.method)
     check_free(paths.values(), force)
     opened = open_model(checkpoint, source, samples, listener)

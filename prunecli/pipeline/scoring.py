@@ -38,6 +38,10 @@ def check_importance(importance: Importance, study: Study = Study()) -> None:  #
         UsageError: naming the one that is wrong.
     """
     build_methods(_names(importance, study), _arguments(importance))
+    if study.against is not None and set(importance.method) == {study.against}:
+        raise UsageError(
+            f"`--against {study.against}` is the method itself. Add another `--method` to compare."
+        )
 
 
 def measure_scores(

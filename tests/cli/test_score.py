@@ -140,3 +140,9 @@ def test_the_oracle_s_two_aggregates_come_from_one_measurement(capsys: pytest.Ca
     for group, values in alone["scores"].items():  # one micro-batch: they differ by the square alone
         expected = torch.tensor(absolute["scores"][group]).square()
         torch.testing.assert_close(torch.tensor(values), expected)
+
+
+def test_a_method_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", CNN, "--method", "magnitude", "--against", "magnitude"]) == 2
+    expected = "error: `--against magnitude` is the method itself. Add another `--method` to compare.\n"
+    assert capsys.readouterr().err == expected

@@ -103,7 +103,9 @@ def _reconstruct(
     batches = [(each,) if isinstance(each, Tensor) else each for each in batches]
     whole = tree_map(lambda *parts: torch.cat(parts), *batches)
     dense = place.lend(cut.opened.model)
-    most = _samples_that_fit(dense, whole, parse_bytes(choices.machine.max_memory, "--max-memory"))
+    memory = parse_bytes(choices.machine.max_memory, "--max-memory")
+    with explained(dense, "Running one sample"):
+        most = _samples_that_fit(dense, whole, memory)
     whole = tree_map(lambda tensor: tensor[:most], whole)
     args, kwargs = ((), whole) if isinstance(whole, Mapping) else (tuple(whole), {})
     with explained(smaller, "Re-solving layers"):

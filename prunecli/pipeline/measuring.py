@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from math import ceil
 from typing import Any
 
@@ -24,14 +25,16 @@ def measure_accuracy(
     machine: Machine,
     place: Place,
     listener: Listener,
+    most: int | None = None,
 ) -> Accuracy | None:
-    """Return how good a model is on the test data; None where there is none."""
+    """Return how good a model is on the test data, or the first samples of it; None without data."""
     source = opened.spec.data.test
     if source is None:
         return None
     lent = place.lend(model)
     dataset = open_data(source, opened.spec, download=samples.download, seed=machine.seed)
-    total = ceil(len(dataset) / samples.batch_size)
+    count = len(dataset) if most is None else min(len(dataset), most)
+    total = ceil(count / samples.batch_size)
     stream = batches(
         dataset,
         samples.batch_size,
@@ -41,7 +44,7 @@ def measure_accuracy(
         dtype=float_dtype(lent),
     )
     with explained(lent, f"Measuring accuracy on `{source}`"):
-        found = evaluate(lent, _counted(stream, total, stage, listener), opened.spec)
+        found = evaluate(lent, _counted(islice(stream, total), total, stage, listener), opened.spec)
     return Accuracy(samples=found.samples, loss=found.loss, top1=found.top1, top5=found.top5)
 
 

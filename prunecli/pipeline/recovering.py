@@ -25,7 +25,11 @@ from prunecli.report import Accuracy, RecoveredLayer, Recovery
 _ALIVE = 8
 """So many activations of the largest size are alive at a time while layers are re-solved."""
 
-Measure = Callable[[nn.Module, str], Accuracy | None]
+PLAIN_SAMPLES = 2000
+"""So many test samples at most tell how good the plain cut was."""
+
+Measure = Callable[..., Accuracy | None]
+"""Takes a model and a stage, and how many samples at most."""
 
 
 def check_recovery(choices: Choices) -> None:
@@ -63,7 +67,7 @@ def recover(
     wanted = choices.recovery
     if not (wanted.recalibrate_bn or wanted.reconstruct):
         return cut, None
-    before = measure(cut.smaller, "accuracy of the plain cut")
+    before = measure(cut.smaller, "accuracy of the plain cut", most=PLAIN_SAMPLES)
     smaller = place.lend(cut.smaller)
     if wanted.recalibrate_bn:
         recovered, found = _recalibrate(cut, choices, place, smaller, listener)

@@ -121,8 +121,10 @@ def recovery_text(recovery: Recovery) -> str:
 
     >>> from prunecli.report.values import RecoveredLayer
     >>> layers = (RecoveredLayer("conv2", 0.3, 0.1), RecoveredLayer("fc", 0.2, 0.1))
-    >>> recovery_text(Recovery("reconstruct", 512, "npz:a.npz", Accuracy(360, top1=0.5), layers))
-    '2 layers re-solved on 512 samples: error 25.0% -> 10.0% on average; the plain cut had top1 50.00%'
+    >>> text = recovery_text(Recovery("reconstruct", 512, "npz:a.npz", Accuracy(360, top1=0.5), layers))
+    >>> print(text.replace("; ", "\\n"))
+    2 layers re-solved on 512 samples: error 25.0% -> 10.0% on average
+    the plain cut had top1 50.00% (360 samples)
     """
     if recovery.method == "recalibrate-bn":
         text = f"{recovery.norms} normalisations recalibrated on {recovery.samples:,} samples"
@@ -138,8 +140,10 @@ def recovery_text(recovery: Recovery) -> str:
     known = [
         (name, value) for name in ("top1", "top5") if found and (value := getattr(found, name)) is not None
     ]
-    plain = ", ".join(f"{name} {100 * value:.2f}%" for name, value in known[:1])
-    return f"{text}; the plain cut had {plain}" if plain else text
+    if found is None or not known:
+        return text
+    name, value = known[0]
+    return f"{text}; the plain cut had {name} {100 * value:.2f}% ({found.samples:,} samples)"
 
 
 def onnx_text(check: OnnxCheck) -> str:

@@ -122,7 +122,8 @@ def recovery_text(recovery: Recovery) -> str:
     >>> from prunecli.report.values import RecoveredLayer
     >>> layers = (RecoveredLayer("conv2", 0.3, 0.1), RecoveredLayer("fc", 0.2, 0.1))
     >>> text = recovery_text(Recovery("reconstruct", 512, "npz:a.npz", Accuracy(360, top1=0.5), layers))
-    >>> print(text.replace("; ", "\\n"))
+    >>> for part in text.split("; "):
+    ...     print(part)
     2 layers re-solved on 512 samples: error 25.0% -> 10.0% on average
     the plain cut had top1 50.00% (360 samples)
     """

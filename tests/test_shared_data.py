@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,46 +21,7 @@ pytestmark = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the shared data is not here (set PRUNECLI_SHARED)"
 )
 
-RESNET20 = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-
-class Block(nn.Module):
-    def __init__(self, before, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.stride, self.extra = stride, (width - before) // 2
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        if self.stride > 1:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
-        return torch.relu(x + y)
-
-
-class ResNet(nn.Module):
-    def __init__(self, blocks=3):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self.stage(16, 16, 1, blocks)
-        self.layer2 = self.stage(16, 32, 2, blocks)
-        self.layer3 = self.stage(32, 64, 2, blocks)
-        self.linear = nn.Linear(64, 10)
-
-    def stage(self, before, width, stride, blocks):
-        rest = [Block(width, width, 1) for _ in range(blocks - 1)]
-        return nn.Sequential(Block(before, width, stride), *rest)
-
-    def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
-        return self.linear(x.mean((2, 3)))
-"""
+RESNET20 = Path(__file__).parents[1] / "benchmarks" / "cifar" / "resnet.py"
 
 SPEC = """
 [model]
@@ -74,7 +36,7 @@ normalize = {{ mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }}
 
 @pytest.fixture
 def spec(tmp_path: Path) -> ModelSpec:
-    (tmp_path / "resnet.py").write_text(RESNET20)
+    shutil.copy(RESNET20, tmp_path / "resnet.py")
     (tmp_path / "resnet.toml").write_text(SPEC.format(data=SHARED))
     return read_spec(tmp_path / "resnet.toml")
 

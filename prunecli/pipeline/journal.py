@@ -46,7 +46,7 @@ class DiskJournal(AbstractContextManager["DiskJournal"]):
         with suppress(OSError, SafetensorError):  # what cannot be read is found anew
             self._found = load(self.path.read_bytes())
             self._written = len(self._found)
-            self.listener.note(f"an interrupted run left {self._written} results: going on from there")
+            self.listener.note(f"an interrupted run left {_results(self._written)}: going on from there")
         return self
 
     def __exit__(
@@ -57,7 +57,7 @@ class DiskJournal(AbstractContextManager["DiskJournal"]):
                 self.path.unlink()
         elif len(self._found) > self._written:
             self._write()
-            self.listener.note(f"kept {len(self._found)} results: the same command goes on from there")
+            self.listener.note(f"kept {_results(len(self._found))}: the same command goes on from there")
 
     def __call__(self, key: str, find: Callable[[], Tensor]) -> Tensor:
         """Return what was found under `key`, or find it."""
@@ -72,3 +72,7 @@ class DiskJournal(AbstractContextManager["DiskJournal"]):
             write_file(self.path, save({key: value.contiguous() for key, value in self._found.items()}), True)
             self._written = len(self._found)
         self._next_write = time.monotonic() + SECONDS_BETWEEN_WRITES
+
+
+def _results(count: int) -> str:
+    return f"{count} result{'s' * (count != 1)}"

@@ -31,6 +31,11 @@ class Problem:
         """Whether there are fewer rows than columns."""
         return self.inputs.shape[1] < self.inputs.shape[2]
 
+    def middle(self, wanted: Tensor) -> Float64[Tensor, "groups outputs"]:
+        """Return what is taken out of a target, likewise."""
+        mean = _mean(wanted)
+        return mean if self.has_intercept else torch.zeros_like(mean)
+
     @property
     def mean(self) -> Float64[Tensor, "groups columns"]:
         """What is taken out of the inputs: their mean if an intercept makes up for it, else nothing."""
@@ -86,15 +91,11 @@ class _Many:
         gram -= self.rows * self.mean[:, :, None] * self.mean[:, None, :]
         self.pull = ridge * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         self.factor, self.has_solution = _factor(gram, self.pull)
-        self.has_intercept = problem.has_intercept
+        self.problem = problem
 
     def fit(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight and the intercept for a target."""
-        middle = (
-            wanted.mean(1, dtype=torch.float64)
-            if self.has_intercept
-            else torch.zeros_like(self.start.intercept)
-        )
+        middle = self.problem.middle(wanted)
         cross = _products(self.inputs, wanted) - self.rows * self.mean[:, :, None] * middle[:, None, :]
         weight = torch.cholesky_solve(cross + self.pull * self.start.weight.mT, self.factor).mT
         return weight, middle - (weight @ self.mean[:, :, None])[:, :, 0]
@@ -110,15 +111,11 @@ class _Few:
         columns = problem.inputs.shape[2]
         self.pull = ridge * kernel.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] / columns
         self.factor, self.has_solution = _factor(kernel, self.pull)
-        self.has_intercept = problem.has_intercept
+        self.problem = problem
 
     def fit(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight and the intercept for a target."""
-        middle = (
-            wanted.mean(1, dtype=torch.float64)
-            if self.has_intercept
-            else torch.zeros_like(self.start.intercept)
-        )
+        middle = self.problem.middle(wanted)
         dtype = self.centred.dtype
         left = wanted.double() - middle[:, None, :] - (self.centred @ self.start.weight.to(dtype).mT).double()
         shares = torch.cholesky_solve(left, self.factor).to(dtype)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated
 
+from prunecli.errors import UsageError
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import with_count
@@ -30,6 +32,17 @@ class Fisher:
 
     temperature: Annotated[float, "What logits are divided by before labels are drawn."] = 4.0
     draws: Annotated[int, "How many labels are drawn per sample."] = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed.
+
+        Raises:
+            UsageError: Naming the argument.
+        """
+        if self.draws < 1:
+            raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
+        if not 0 < self.temperature < inf:
+            raise UsageError(f"`temperature` is a number above 0, not {self.temperature}.")
 
     def members(self, group: Group) -> tuple[Member, ...]:
         """Return nothing: gates are read, not parameters."""

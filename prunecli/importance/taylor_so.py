@@ -9,6 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
+from prunecli.errors import UsageError
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.curvature import Hessian
@@ -65,6 +66,15 @@ class TaylorSO(_OnGates):
     hessian: Annotated[Hessian, _HESSIAN] = Hessian.AUTO
     draws: Annotated[int, _DRAWS] = 100
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed.
+
+        Raises:
+            UsageError: Naming the argument.
+        """
+        if self.draws < 1:
+            raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
+
     def observe(self, batch: Observed) -> State:
         """Return the predicted changes of the mean loss, or their squares."""
         first = batch.looked.gate_sums
@@ -101,6 +111,15 @@ class OBD(_OnGates):
 
     hessian: Annotated[Hessian, _HESSIAN] = Hessian.AUTO
     draws: Annotated[int, _DRAWS] = 100
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed.
+
+        Raises:
+            UsageError: Naming the argument.
+        """
+        if self.draws < 1:
+            raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
 
     def observe(self, batch: Observed) -> State:
         """Return the curvatures of the mean loss, weighted by samples."""

@@ -135,3 +135,17 @@ def test_a_value_that_does_not_fit_is_refused(name: str, text: str, expected: st
 def test_no_two_methods_share_a_name() -> None:
     with pytest.raises(ValueError, match="Two methods are called `random`"):
         method("random", needs=Needs.PARAMETERS, source="nowhere")(Toy)
+
+
+@pytest.mark.parametrize(
+    ("method", "argument", "value"),
+    (
+        ("fisher", "draws", "0"),
+        ("fisher", "temperature", "nan"),
+        ("taylor-so", "draws", "-1"),
+        ("obd", "draws", "0"),
+    ),
+)
+def test_values_that_make_no_sense_are_refused(method: str, argument: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"`{argument}` is a .*, not {value}"):
+        build_methods([method], {argument: value})

@@ -96,7 +96,7 @@ def render_report(report: Report, console: Console, written: Mapping[Path, int] 
     lines = [Text(plain(report.title), "bold")]
     if report.settings:
         asked = ", ".join(
-            f"{name} {value}"
+            f"{name} {_setting(value)}"
             for name, value in report.settings.items()
             if value not in (None, "", []) and name != "sample_digest"
         )
@@ -213,6 +213,17 @@ def _changes(changes: Sequence[Change]) -> tuple[str, ...]:
     before, after = [human(change.before) for change in changes], [human(change.after) for change in changes]
     widths = max(map(len, before)), max(map(len, after))
     return tuple(f"{b:>{widths[0]}} -> {a:>{widths[1]}}" for b, a in zip(before, after, strict=True))
+
+
+def _setting(value: object) -> str:
+    """Write one setting.
+
+    >>> _setting({"temperature": 4.0, "draws": 2}), _setting(0.0320179931)
+    ('temperature=4 draws=2', '0.03202')
+    """
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_setting(each)}" for name, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _summary(report: Report, written: Mapping[Path, int] | None) -> Iterator[tuple[str, str]]:

@@ -145,7 +145,8 @@ def _per_cost(values: Mapping[str, NDArray[np.float64]], model: CostModel) -> di
     ratios = {}
     for name, value in values.items():
         cost = freed.get(name, np.zeros(len(value)))
-        ratios[name] = np.divide(value, cost, out=np.full(len(value), np.inf), where=cost > 0)
+        weighted = value * np.where(value < 0, np.square(cost), 1.0)  # below zero, freeing more is better
+        ratios[name] = np.divide(weighted, cost, out=np.full(len(value), np.inf), where=cost > 0)
     return ratios
 
 

@@ -192,7 +192,7 @@ RECOVERY = Panel(
         ),
         "reconstruct": Described(
             "Re-solve every layer behind the cut by least squares, so that it puts out what it did in the "
-            "dense model; needs unlabelled samples only."
+            "dense model; labels are not looked at."
         ),
         "recovery_samples": Described(
             "Samples for either, at most; `--max-memory` may allow fewer.", metavar="N", min=2

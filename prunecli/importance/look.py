@@ -200,6 +200,9 @@ class Look:
             if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != samples:
                 found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ScoreError(f"{self.where}: expected logits [{samples}, classes], found {found}.")
+            if output.shape[1] < 2:
+                raise ScoreError(f"{self.where}: one output is no choice between answers. Use `taylor-fo`.")
+            self.check_apart(output, gates, samples)
             logs = (output / temperature).log_softmax(1).movedim(1, -1).reshape(-1, output.shape[1])
             for draw in range(draws):
                 drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(logs.device)

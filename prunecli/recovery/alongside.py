@@ -104,6 +104,6 @@ class _HandOver(CallWatch):
         result = func(*args, **kwargs)
         if key in self.alongside.wanted:
             self.alongside.put((key, result.clone()))
-            if self.alongside._stop.is_set():
-                raise _StoppedError
+        if self.alongside._stop.is_set():
+            raise _StoppedError
         return result

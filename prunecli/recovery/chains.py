@@ -16,7 +16,8 @@ from prunecli.graph.structure import CallKey
 from prunecli.graph.trace import plain_kernels
 
 LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
-SUMS = frozenset({"add", "__add__", "__radd__", "__iadd__", "add_"})
+IN_PLACE = frozenset({"__iadd__", "add_"})
+SUMS = frozenset({"add", "__add__", "__radd__"}) | IN_PLACE
 RECTIFIERS = frozenset({"relu", "relu_"})
 
 

@@ -24,7 +24,7 @@ from prunecli.graph.structure import CallKey, Kept, Structure
 from prunecli.graph.trace import plain_kernels
 from prunecli.graph.twins import install
 from prunecli.recovery.alongside import Alongside
-from prunecli.recovery.chains import Chain, find_chains
+from prunecli.recovery.chains import IN_PLACE, Chain, find_chains
 from prunecli.recovery.regression import Fit, Problem, error_of, solve
 from prunecli.recovery.rows import (
     Geometry,
@@ -200,7 +200,11 @@ class _Solving(CallWatch):
             if each.chain.sum == key:
                 operands[each.chain.place] = result
             each.layer = each.norm = None
-        return func(*operands, **kwargs) if ending[0].chain.sum == key else result
+        if ending[0].chain.sum != key:
+            return result
+        added = func(*operands, **kwargs)
+        # What a call wrote in place is what later calls read, whether they take its result or not.
+        return args[0].copy_(added) if key.function in IN_PLACE else added
 
     def _solve(self, each: _Open, target: Tensor, extra: Tensor | None) -> None:
         """Give a layer the weight that brings the end of its chain closest to the target."""
@@ -315,7 +319,10 @@ def _overwrite(tensor: Tensor, found: Tensor, stays: Tensor) -> None:
 
 def _faster(model: nn.Module) -> nn.Module:
     """Return the model in the memory format in which CPUs run convolutions fastest."""
-    return model.to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _faster_tensor(tensor: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def _in_words(method: MethodInfo) -> tuple[str, str]:
     """Return two lines: what it scores; what it needs and where it comes from."""
     passes = f"{method.passes} pass{'es' * (method.passes != '1')}"
     facts = (f"needs {', '.join(method.needs.names)}", passes, *_arguments(method), method.source)
-    return f"{method.name:<18}{method.summary}", f"{'':<18}{'; '.join(facts)}"
+    return f"{method.name:<22}{method.summary}", f"{'':<22}{'; '.join(facts)}"
 
 
 def _arguments(method: MethodInfo) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from math import inf
 from typing import Annotated
 
 from prunecli.errors import UsageError
-from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import with_count
-from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.gates import OnGates
 from prunecli.importance.registry import Needs, method
 
 
@@ -21,7 +20,7 @@ from prunecli.importance.registry import Needs, method
     source="this project, after Theis et al., 2018 (Fisher pruning)",
 )
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(OnGates):
     """Fisher information in the unit's gate, of the answers that the network gives at a high temperature.
 
     score = mean over samples b and draws y of (d/dz log p_b(y))^2 at z = 1, with p = softmax(logits / T)
@@ -43,14 +42,6 @@ class Fisher:
             raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
         if not 0 < self.temperature < inf:
             raise UsageError(f"`temperature` is a number above 0, not {self.temperature}.")
-
-    def members(self, group: Group) -> tuple[Member, ...]:
-        """Return nothing: gates are read, not parameters."""
-        return ()
-
-    def refuse(self, group: Group) -> str | None:
-        """Refuse units that no gate can be put on."""
-        return refuse_ungated(group)
 
     def observe(self, batch: Observed) -> State:
         """Return the sums over samples of mean squares over draws, and how many samples there were."""

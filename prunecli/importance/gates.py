@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prunecli.errors import ScoreError
 from prunecli.graph.calls import CallWatch
-from prunecli.graph.structure import CallKey, Group, Site, SiteKind
+from prunecli.graph.structure import CallKey, Group, Member, Site, SiteKind
 from prunecli.importance.fold import rows_by
 
 
@@ -48,6 +48,18 @@ def gate_sites(group: Group) -> tuple[Site, ...]:
 def refuse_ungated(group: Group) -> str | None:
     """Say why no gates can be put on a group; None if they can."""
     return None if gate_sites(group) else "is made where no call of the forward pass shows its units"
+
+
+class OnGates:
+    """What methods share that look at gates, not at parameters."""
+
+    def members(self, group: Group) -> tuple[Member, ...]:
+        """Return nothing: no parameter is read."""
+        return ()
+
+    def refuse(self, group: Group) -> str | None:
+        """Refuse units that no gate can be put on."""
+        return refuse_ungated(group)
 
 
 @dataclass(frozen=True, eq=False)

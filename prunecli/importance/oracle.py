@@ -8,10 +8,9 @@ from typing import Annotated
 
 import torch
 
-from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import with_count
-from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.gates import OnGates
 from prunecli.importance.registry import Needs, method
 
 
@@ -29,7 +28,7 @@ class Aggregate(str, Enum):
     source="Molchanov et al., 2019, eq. 3",
 )
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(OnGates):
     """Squared change of the loss when the unit alone is switched off, measured unit by unit.
 
     score = (E(z = 0) - E(z = 1))^2 for a gate z that multiplies the unit, with E the mean loss on the
@@ -42,14 +41,6 @@ class Oracle:
         Aggregate,
         "The square of the change on the whole sample, or the mean absolute change of a micro-batch.",
     ] = Aggregate.DATASET_SQ
-
-    def members(self, group: Group) -> tuple[Member, ...]:
-        """Return nothing: gates are closed, no parameter is read."""
-        return ()
-
-    def refuse(self, group: Group) -> str | None:
-        """Refuse units that no gate can be put on."""
-        return refuse_ungated(group)
 
     def observe(self, batch: Observed) -> State:
         """Return the changes of the micro-batch's mean loss, weighted, or their absolute values."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
-from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.gates import OnGates
 from prunecli.importance.registry import Needs, method
 
 
@@ -17,7 +16,7 @@ from prunecli.importance.registry import Needs, method
     passes="1",
     source="Molchanov et al., 2019, full gradient",
 )
-class TaylorFOFullGradient:
+class TaylorFOFullGradient(OnGates):
     """Squared gate gradient of each single sample, averaged: what `taylor-fo` is for micro-batches of one.
 
     score = mean over samples b of h_b^2, with h_b = dE_b/dz at z = 1 for a gate z that multiplies the
@@ -25,14 +24,6 @@ class TaylorFOFullGradient:
     `taylor-fo`. With E the mean over B samples this is B * sum over b of (dE/dz_b)^2, so that a short
     last micro-batch counts no more than its samples.
     """
-
-    def members(self, group: Group) -> tuple[Member, ...]:
-        """Return nothing: gates are read, not parameters."""
-        return ()
-
-    def refuse(self, group: Group) -> str | None:
-        """Refuse units that no gate can be put on."""
-        return refuse_ungated(group)
 
     def observe(self, batch: Observed) -> State:
         """Return the sums over samples of squares, and how many samples there were."""

@@ -8,10 +8,9 @@ from typing import Annotated
 
 from torch import Tensor
 
-from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import with_count
-from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.gates import OnGates
 from prunecli.importance.look import Products
 from prunecli.importance.registry import Needs, method
 
@@ -31,7 +30,7 @@ class Absolute(str, Enum):
     source="Molchanov et al., 2017, as the baseline of 2019",
 )
 @dataclass(frozen=True)
-class TaylorOutput:
+class TaylorOutput(OnGates):
     """Absolute mean of activation times gradient over places, averaged over samples, layers normalised.
 
     score = mean over samples b of |mean over places p of a_bp dE_b/da_bp|, divided by the L2 norm of
@@ -42,14 +41,6 @@ class TaylorOutput:
     absolute: Annotated[
         Absolute, "What is averaged before the absolute value: places, nothing, or everything."
     ] = Absolute.SPATIAL
-
-    def members(self, group: Group) -> tuple[Member, ...]:
-        """Return nothing: gates are read, not parameters."""
-        return ()
-
-    def refuse(self, group: Group) -> str | None:
-        """Refuse units that no gate can be put on."""
-        return refuse_ungated(group)
 
     def observe(self, batch: Observed) -> State:
         """Return sums over samples, and the number of samples."""

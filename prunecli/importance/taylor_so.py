@@ -10,11 +10,10 @@ from typing import Annotated
 from torch import Tensor
 
 from prunecli.errors import UsageError
-from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.curvature import Hessian
 from prunecli.importance.fold import with_count
-from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.gates import OnGates
 from prunecli.importance.registry import Needs, method
 
 _HESSIAN = (
@@ -31,16 +30,19 @@ class Average(str, Enum):
     AFTER = "after"
 
 
-class _OnGates:
-    """What both share: they read gates, not parameters."""
+class _Curved(OnGates):
+    """What both share: they look at the curvature in gates."""
 
-    def members(self, group: Group) -> tuple[Member, ...]:
-        """Return nothing: gates are read, not parameters."""
-        return ()
+    draws: int
 
-    def refuse(self, group: Group) -> str | None:
-        """Refuse units that no gate can be put on."""
-        return refuse_ungated(group)
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed.
+
+        Raises:
+            UsageError: Naming the argument.
+        """
+        if self.draws < 1:
+            raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
 
 
 @method(
@@ -50,7 +52,7 @@ class _OnGates:
     source="Molchanov et al., 2019, eq. 8 with the diagonal of the Hessian",
 )
 @dataclass(frozen=True)
-class TaylorSO(_OnGates):
+class TaylorSO(_Curved):
     """Squared change of the loss that a second-order Taylor expansion in the unit's gate predicts.
 
     score = mean over t of (h_t - H_t / 2)^2, with h_t = dE_t/dz and H_t = d^2 E_t/dz^2 at z = 1 for a
@@ -65,15 +67,6 @@ class TaylorSO(_OnGates):
     average: Annotated[Average, "Average over micro-batches before or after squaring."] = Average.AFTER
     hessian: Annotated[Hessian, _HESSIAN] = Hessian.AUTO
     draws: Annotated[int, _DRAWS] = 100
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be computed.
-
-        Raises:
-            UsageError: Naming the argument.
-        """
-        if self.draws < 1:
-            raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
 
     def observe(self, batch: Observed) -> State:
         """Return the predicted changes of the mean loss, or their squares."""
@@ -101,7 +94,7 @@ class TaylorSO(_OnGates):
     signed=True,
 )
 @dataclass(frozen=True)
-class OBD(_OnGates):
+class OBD(_Curved):
     """Change of the loss that the curvature in the unit's gate predicts, as if gradients were zero.
 
     score = 1/2 d^2 E/dz^2 at z = 1, the mean over samples, signed: negative where removing the unit
@@ -111,15 +104,6 @@ class OBD(_OnGates):
 
     hessian: Annotated[Hessian, _HESSIAN] = Hessian.AUTO
     draws: Annotated[int, _DRAWS] = 100
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be computed.
-
-        Raises:
-            UsageError: Naming the argument.
-        """
-        if self.draws < 1:
-            raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
 
     def observe(self, batch: Observed) -> State:
         """Return the curvatures of the mean loss, weighted by samples."""

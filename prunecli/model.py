@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunecli.errors import SpecError
 from prunecli.spec import InputSpec, ModelSpec
-from prunecli.spec.code import Factory, call_factory, import_object
+from prunecli.spec.code import TRUST_OR_NAME, Factory, call_factory, import_object
 from prunecli.spec.model_spec import FactoryKind, Reference
 from prunecli.spec.tables import nearest
 
@@ -22,20 +22,21 @@ _FETCHING_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_
 _SLOW_INITIALISATION = ("googlenet", "inception_v3")
 
 
-def build_model(spec: ModelSpec, *, trust: bool = False) -> nn.Module:
+def build_model(spec: ModelSpec, *, trust: bool = False, seed: int = 0) -> nn.Module:
     """Build the model on the CPU, in eval mode, with the same random parameters each time.
 
     Args:
         spec: names the factory and its arguments.
         trust: run the factory even if the spec came inside a checkpoint and names other code than models
             of torchvision, timm or transformers.
+        seed: what the parameters are drawn from.
 
     Raises:
         SpecError: the factory is not there, not trusted, failed, or returned no module.
     """
     factory, args = _factory(spec, trust)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = call_factory(spec, spec.factory, factory, args)
     if not isinstance(model, nn.Module):
         raise SpecError(f"`{spec.factory}` returned {type(model).__name__}, not an nn.Module.")
@@ -125,7 +126,7 @@ def _factory(spec: ModelSpec, trust: bool) -> tuple[Factory, Mapping[str, Any]]:
             if spec.args.get(name):
                 raise SpecError(
                     f"The spec inside the checkpoint passes `{name}` to `{spec.factory}`, which fetches "
-                    "another file. If you trust it, pass `--trust-spec`."
+                    f"another file. {TRUST_OR_NAME}"
                 )
     if reference.kind is FactoryKind.TORCHVISION:
         return _torchvision_factory(reference.name, spec)

@@ -1,7 +1,7 @@
 """Frozen dataclasses <-> JSON, strictly: a missing, unknown or mistyped field is named, never guessed.
 
-Fields may be `int`, `float`, `str`, `bool`, `X | None`, `tuple[X, ...]`, `Mapping[str, X]`, another
-dataclass, or `Json` (anything that JSON can hold, kept as it is).
+Fields may be `int`, `float`, `str`, `bool`, a `Literal`, `X | None`, `tuple[X, ...]`, `Mapping[str, X]`,
+another dataclass, or `Json` (anything that JSON can hold, kept as it is).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Json = Any
 """A value that JSON can hold."""
@@ -72,6 +72,9 @@ def _read(hint: Any, data: Json, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _read_union(arguments, data, where)
+    if origin is Literal:
+        _expect(data in arguments, where, data, f"one of {', '.join(map(repr, arguments))}")
+        return data
     if origin is tuple:
         _expect(isinstance(data, list), where, data, "a list")
         return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))

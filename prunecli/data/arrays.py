@@ -23,23 +23,26 @@ _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 
 
 def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
-    """Open the arrays `images` and `labels` of a file, or `PART_images` and `PART_labels` for `FILE#PART`."""
+    """Open the arrays `images` and `labels` of a file, or `PART_images` and `PART_labels` for `FILE#PART`.
+
+    A file without the labels has samples without targets.
+    """
     name, _, part = place.partition("#")
     path = spec.resolve(name)
-    wanted = [f"{part}_{array}" if part else array for array in ("images", "labels")]
+    wanted, targets = (f"{part}_{array}" if part else array for array in ("images", "labels"))
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"`{path}` holds one bare array. Save `images` and `labels` with `np.savez`.")
-            missing = [array for array in wanted if array not in archive.files]
-            if missing:
+            if wanted not in archive.files:
                 raise DataError(
-                    f"`npz:{place}`: `{path.name}` has no array `{missing[0]}`, only "
+                    f"`npz:{place}`: `{path.name}` has no array `{wanted}`, only "
                     f"{', '.join(sorted(archive.files))}. "
                     "A part is named as in `npz:FILE#train`, for `train_images` and `train_labels`."
                 )
-            images, labels = (archive[array] for array in wanted)
+            images = archive[wanted]
+            labels = archive[targets] if targets in archive.files else None
     except FileNotFoundError:
         raise DataError(f"`npz:{place}`: there is no file `{path}`.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
@@ -48,12 +51,12 @@ def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
 
 
 def open_idx(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
-    """Open a pair of idx files, as MNIST comes in, gzipped or not."""
+    """Open a pair of idx files, as MNIST comes in, gzipped or not; or one, of samples without targets."""
     names = place.split(",")
-    if len(names) != 2:
-        raise DataError(f"`idx:{place}` needs two files: `idx:IMAGES,LABELS`.")
-    images, labels = (read_idx(spec.resolve(name.strip())) for name in names)
-    return _fetch_from(images, labels, f"idx:{place}")
+    if len(names) > 2:
+        raise DataError(f"`idx:{place}` names more than two files: `idx:IMAGES,LABELS`.")
+    images, *labels = (read_idx(spec.resolve(name.strip())) for name in names)
+    return _fetch_from(images, labels[0] if labels else None, f"idx:{place}")
 
 
 def read_idx(path: Path) -> Array:
@@ -85,18 +88,19 @@ def read_idx(path: Path) -> Array:
     return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _fetch_from(images: Array, labels: Array, source: str) -> tuple[int, Fetch]:
-    """Serve two arrays side by side."""
+def _fetch_from(images: Array, labels: Array | None, source: str) -> tuple[int, Fetch]:
+    """Serve two arrays side by side, or inputs alone."""
     for name, array in (("images", images), ("labels", labels)):
-        if array.dtype.kind not in "biuf" or array.ndim == 0:
+        if array is not None and (array.dtype.kind not in "biuf" or array.ndim == 0):
             raise DataError(
                 f"`{source}`: {name} is an array of {array.dtype} with shape {array.shape}, not of numbers."
             )
-    if len(images) != len(labels):
+    if labels is not None and len(images) != len(labels):
         raise DataError(f"`{source}` has {len(images)} images, but {len(labels)} labels.")
 
     def fetch(indices: Sequence[int]) -> tuple[Any, Any]:
-        return _tensor(images[list(indices)]), _tensor(labels[list(indices)])
+        chosen = list(indices)
+        return _tensor(images[chosen]), None if labels is None else _tensor(labels[chosen])
 
     return len(images), fetch
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from prunecli.data.samples import Inputs, Samples
 from prunecli.errors import DataError
+from prunecli.spec import Target
 from prunecli.spec.tables import without_folder
 
 Batch = tuple[Inputs, Any]
-"""Inputs, by position or by name, and targets."""
+"""Inputs, by position or by name, and targets: None where the source has no labels."""
 
 
 def batches(
@@ -74,11 +75,14 @@ def _batches(
 ) -> Iterator[Batch]:
     for start in range(0, len(indices), batch_size):
         inputs, targets = dataset.batch(indices[start : start + batch_size])
-        yield _moved(inputs, device, dtype), _moved(targets, device, None)
+        like_inputs = dataset.spec.task.target is Target.INPUT
+        yield _moved(inputs, device, dtype), _moved(targets, device, dtype if like_inputs else None)
 
 
 def _moved(value: Any, device: torch.device | str, dtype: torch.dtype | None) -> Any:
     """Return the same nest of tensors elsewhere."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
     if isinstance(value, dict):

@@ -36,7 +36,7 @@ def evaluate(
     """
     loss_fn = loss_function(spec, trust=trust)
     samples, loss = 0, 0.0
-    hits: dict[int, float] = {1: 0.0, 5: 0.0}
+    hits: dict[int, float] = {1: 0.0, 5: 0.0} if spec.task.counts_hits else {}
     with _eval_mode(model), torch.no_grad():
         for inputs, targets in batches:
             output = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
@@ -44,7 +44,7 @@ def evaluate(
             samples += count
             loss += float(loss_fn(output, targets)) * count
             for k in list(hits):
-                share = _hit_share(output, targets, k, spec.task.loss)
+                share = hit_share(output, targets, k, spec.task.loss)
                 if share is None:
                     del hits[k]
                 else:
@@ -55,7 +55,7 @@ def evaluate(
     return Evaluation(loss=loss / samples, top1=top1, top5=top5, samples=samples)
 
 
-def _hit_share(output: Any, target: Any, k: int, loss: str) -> float | None:
+def hit_share(output: Any, target: Any, k: int, loss: str) -> float | None:
     """Return the share of targets that are among the k highest outputs; None where that has no meaning."""
     if loss == "mse" or not isinstance(target, Tensor):
         return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
-from prunecli.errors import DataError
+from prunecli.errors import DataError, UsageError
 from prunecli.spec import ModelSpec
 from prunecli.spec.code import import_object
 
@@ -20,15 +21,45 @@ _IGNORED = -100
 """The label that `cross_entropy` skips."""
 
 
-def loss_function(spec: ModelSpec, *, trust: bool = False) -> LossFunction:
+def loss_function(spec: ModelSpec, *, trust: bool = False, label_smoothing: float = 0.0) -> LossFunction:
     """Return the loss of the spec's task. The user's own gets the model's output as it is.
+
+    It raises a DataError where samples have no labels.
+
+    Args:
+        spec: names the loss.
+        trust: run the code that a spec from inside a checkpoint names.
+        label_smoothing: the share of each target that is spread over all classes; for cross-entropy.
 
     Raises:
         SpecError: the loss names code that is missing, failed or is not trusted.
+        UsageError: labels are to be smoothed for another loss.
     """
+    if label_smoothing and spec.task.loss != "cross-entropy":
+        raise UsageError(
+            f'`--label-smoothing {label_smoothing}` is for `loss = "cross-entropy"`; the spec\'s is '
+            f"`{spec.task.loss}`."
+        )
+    if label_smoothing:
+        return _labelled(partial(_cross_entropy, smoothing=label_smoothing))
     if ":" in spec.task.loss:
-        return _checked(spec.task.loss, import_object(spec, spec.task.loss, trust=trust))
-    return _LOSSES[spec.task.loss]
+        return _labelled(_checked(spec.task.loss, import_object(spec, spec.task.loss, trust=trust)))
+    return _labelled(_LOSSES[spec.task.loss])
+
+
+def _labelled(function: LossFunction) -> LossFunction:
+    """Let a loss refuse samples without labels."""
+
+    @wraps(function)
+    def loss(output: Any, target: Any) -> Tensor:
+        if target is None:
+            raise DataError(
+                "The source has no labels for the loss to compare outputs with. Add them (an `npz:` file has "
+                "them in the array `labels`, or `PART_labels`); the method `fisher` and recovery need none."
+            )
+        return function(output, target)
+
+    return loss
 
 
 def main_output(output: Any) -> Tensor:
@@ -99,7 +130,7 @@ def check_labels(output: Tensor, target: Tensor, dimension: int) -> None:
         )
 
 
-def _cross_entropy(output: Any, target: Any) -> Tensor:
+def _cross_entropy(output: Any, target: Any, smoothing: float = 0.0) -> Tensor:
     logits, target = main_output(output), _tensor(target)
     if logits.shape == target.shape and target.ndim == 1:
         raise DataError(
@@ -108,7 +139,7 @@ def _cross_entropy(output: Any, target: Any) -> Tensor:
         )
     dimension = class_dimension(logits, target)
     check_labels(logits, target, dimension)
-    return functional.cross_entropy(logits.movedim(dimension, 1), target)
+    return functional.cross_entropy(logits.movedim(dimension, 1), target, label_smoothing=smoothing)
 
 
 def _mse(output: Any, target: Any) -> Tensor:

@@ -11,13 +11,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from prunecli.errors import DataError, PruneError
-from prunecli.spec import InputSpec, ModelSpec, Normalize
+from prunecli.spec import InputSpec, ModelSpec, Normalize, Target
 
 Inputs = tuple[Tensor, ...] | dict[str, Tensor]
 """What the model is called with: positional, or by name where the spec names its inputs."""
 
 Fetch = Callable[[Sequence[int]], tuple[Any, Any]]
-"""Positions -> inputs (a tensor, a tuple or a mapping) and targets, collated, as the source has them."""
+"""Positions -> inputs (a tensor, a tuple or a mapping) and targets, collated, as the source has them.
+
+The targets are None where the source has no labels.
+"""
+
+Change = Callable[[Tensor], Tensor]
+"""A batch of raw pictures [B, C, H, W] -> the same, changed at random."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +39,24 @@ class Samples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> tuple[Inputs, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Inputs, Any]:
         inputs, targets = self.batch([index])
+        target = None if targets is None else targets[0]
         if isinstance(inputs, dict):
-            return {name: tensor[0] for name, tensor in inputs.items()}, targets[0]
-        return tuple(tensor[0] for tensor in inputs), targets[0]
+            return {name: tensor[0] for name, tensor in inputs.items()}, target
+        return tuple(tensor[0] for tensor in inputs), target
 
-    def batch(self, indices: Sequence[int]) -> tuple[Inputs, Any]:
+    @property
+    def picture(self) -> int | None:
+        """Which input `augment` changes: the first of three dimensions, if there is one."""
+        return next((i for i, item in enumerate(self.spec.inputs) if len(item.shape) == 3), None)
+
+    def batch(self, indices: Sequence[int], augment: Change | None = None) -> tuple[Inputs, Any]:
         """Return the samples at `indices`, on the CPU, ready for the model.
+
+        Args:
+            indices: which samples.
+            augment: changes the pictures as the source has them, before they are scaled and normalised.
 
         Raises:
             DataError: a sample cannot be read, or does not fit the spec's inputs.
@@ -54,9 +70,12 @@ class Samples(Dataset[Any]):
             raise DataError(
                 f"`{self.source}` failed at sample {indices[0]}: {type(error).__name__}: {reason[0]}."
             ) from error
-        return self._inputs(raw), _targets(targets)
+        inputs = self._inputs(raw, augment)
+        if self.spec.task.target is Target.INPUT:
+            return inputs, next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0]
+        return inputs, _targets(targets)
 
-    def _inputs(self, raw: Any) -> Inputs:
+    def _inputs(self, raw: Any, augment: Change | None) -> Inputs:
         """Match the inputs to the spec's by name or by position, and fit each."""
         expected = self.spec.inputs
         if isinstance(raw, Mapping):
@@ -72,8 +91,14 @@ class Samples(Dataset[Any]):
         if len(found) != len(expected):
             raise DataError(f"`{self.source}` gives {len(found)} inputs, but the spec has {len(expected)}.")
         fitted = [
-            fit_input(tensor, item, self.spec.data.normalize, self.source)
-            for tensor, item in zip(found, expected, strict=True)
+            fit_input(
+                tensor,
+                item,
+                self.spec.data.normalize,
+                self.source,
+                augment if position == self.picture else None,
+            )
+            for position, (tensor, item) in enumerate(zip(found, expected, strict=True))
         ]
         if all(item.name is None for item in expected):
             return tuple(fitted)
@@ -81,17 +106,22 @@ class Samples(Dataset[Any]):
 
 
 def collate(items: Sequence[Any]) -> tuple[Any, Any]:
-    """Stack (inputs, target) pairs as `torch.utils.data` does."""
+    """Stack (inputs, target) pairs as `torch.utils.data` does; tensors alone are inputs without targets."""
+    if all(isinstance(item, Tensor) for item in items):
+        return default_collate(list(items)), None
     if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
         raise DataError(f"A sample is {type(items[0]).__name__}, not a pair of (input, target).")
     inputs, targets = default_collate(list(items))
     return inputs, targets
 
 
-def fit_input(batch: Any, item: InputSpec, normalize: Normalize | None, source: str) -> Tensor:
+def fit_input(
+    batch: Any, item: InputSpec, normalize: Normalize | None, source: str, augment: Change | None = None
+) -> Tensor:
     """Return a batch in the layout and dtype that the spec's input has.
 
-    Bytes become floats from 0 to 1 where the model takes floats; everything else keeps its values.
+    Bytes become floats from 0 to 1 where the model takes floats; everything else keeps its values. Changes
+    by `augment` come before that.
 
     Raises:
         DataError: the shape of a sample is not the spec's in any layout.
@@ -99,11 +129,14 @@ def fit_input(batch: Any, item: InputSpec, normalize: Normalize | None, source: 
     if not isinstance(batch, Tensor):
         raise DataError(f"`{source}` gives {type(batch).__name__} as an input, not a tensor.")
     tensor = _arrange(batch, item.shape, source)
+    if augment is not None:
+        tensor = augment(tensor)
     if not item.is_float:
         if tensor.is_floating_point():
             raise DataError(f"`{source}` gives {tensor.dtype}, but the spec's input is {item.dtype}.")
         return tensor.to(getattr(torch, item.dtype))
-    scaled = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.to(getattr(torch, item.dtype))
+    is_bytes = tensor.dtype == torch.uint8
+    scaled = tensor.float().div_(255) if is_bytes else tensor.to(getattr(torch, item.dtype))
     return _normalize(scaled, normalize, source).to(getattr(torch, item.dtype))
 
 
@@ -137,11 +170,13 @@ def _normalize(batch: Tensor, normalize: Normalize | None, source: str) -> Tenso
     mean, std = (
         torch.tensor(values, dtype=batch.dtype).reshape(shape) for values in (normalize.mean, normalize.std)
     )
-    return (batch - mean) / std
+    return (batch - mean).div_(std)
 
 
 def _targets(targets: Any) -> Any:
     """Return the targets with integers as int64 and floats as float32, which the losses expect."""
+    if targets is None:
+        return None
     if isinstance(targets, Tensor):
         if targets.is_floating_point():
             return targets.float()

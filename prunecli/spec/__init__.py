@@ -1,7 +1,7 @@
 """How to build, feed and check a model, as plain data: TOML, command-line text or JSON -> ModelSpec."""
 
 from prunecli.spec.discovery import find_spec, override, read_spec
-from prunecli.spec.model_spec import DataSpec, InputSpec, Metric, ModelSpec, Normalize, TaskSpec
+from prunecli.spec.model_spec import DataSpec, InputSpec, Metric, ModelSpec, Normalize, Target, TaskSpec
 from prunecli.spec.tables import from_json_dict, to_json_dict
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "Normalize",
+    "Target",
     "TaskSpec",
     "find_spec",
     "from_json_dict",

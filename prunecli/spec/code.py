@@ -19,6 +19,11 @@ from prunecli.spec.model_spec import TRUSTED_PACKAGES, FactoryKind, ModelSpec, R
 
 Factory = Callable[..., Any]
 
+TRUST_OR_NAME = (
+    "If you trust the file, pass `--trust-spec` (in Python `trust_spec=True`), or name the model yourself "
+    "with `--spec` (`spec=`)."
+)
+
 
 def import_object(spec: ModelSpec, text: str, *, trust: bool = False) -> Factory:
     """Return what `file.py:NAME` or `package.module:NAME` stands for.
@@ -57,6 +62,19 @@ def import_object(spec: ModelSpec, text: str, *, trust: bool = False) -> Factory
     return found  # type: ignore[no-any-return]
 
 
+def code_digest(spec: ModelSpec, text: str) -> str | None:
+    """Return the SHA-256 of the file that holds what `text` names; None where none is known.
+
+    A module is found if it has been imported, as that of a factory is once its model is built.
+    """
+    reference = Reference.parse(text)
+    if reference.kind is FactoryKind.FILE:
+        path = spec.resolve(reference.place)
+    else:
+        path = Path(getattr(sys.modules.get(reference.place), "__file__", None) or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def call_factory(spec: ModelSpec, text: str, factory: Factory, args: Mapping[str, object]) -> Any:
     """Call the user's factory with keyword arguments; what goes wrong becomes a SpecError with a cause."""
     _check_arguments(factory, args, text)
@@ -87,8 +105,7 @@ def _check_package(text: str, reference: Reference) -> None:
     if reference.kind is FactoryKind.FILE or package not in TRUSTED_PACKAGES or "." in reference.name:
         raise SpecError(
             f"The spec inside the checkpoint names `{text}`, which is code outside "
-            f"{', '.join(TRUSTED_PACKAGES)}. "
-            "If you trust the file, pass `--trust-spec`, or name the model yourself with `--spec`."
+            f"{', '.join(TRUSTED_PACKAGES)}. {TRUST_OR_NAME}"
         )
 
 
@@ -106,10 +123,7 @@ def _check_origin(text: str, found: object) -> None:
         is_public = not any(part.startswith("_") for part in (*parts, getattr(found, "__name__", "_")))
         is_model = inspect.isfunction(found) and is_public and package != "transformers"
     if not (is_inside and is_model):
-        raise SpecError(
-            f"The spec inside the checkpoint names `{text}`, which is no model. "
-            "If you trust the file, pass `--trust-spec`, or name the model yourself with `--spec`."
-        )
+        raise SpecError(f"The spec inside the checkpoint names `{text}`, which is no model. {TRUST_OR_NAME}")
 
 
 _MODULE_CLASS = ("torch.nn.modules.module", "Module")
@@ -123,7 +137,7 @@ def _import_file(path: Path, text: str) -> ModuleType:
     except FileNotFoundError:
         raise SpecError(
             f"`{text}`: there is no file `{path}`. Relative paths start from the spec's folder (for a pruned "
-            "file, from its own); name the model with `--spec` if it has moved."
+            "file, from its own); name the model with `--spec` (`spec=`) if it has moved."
         ) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

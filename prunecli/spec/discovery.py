@@ -40,6 +40,7 @@ def read_spec(
     spec_args: Sequence[str] | Mapping[str, object] = (),
     input: Sequence[str] = (),
     data: str | None = None,
+    train_data: str | None = None,
     test_data: str | None = None,
 ) -> ModelSpec:
     """Read a TOML file, or an inline text such as `torchvision:resnet18`.
@@ -49,6 +50,7 @@ def read_spec(
         spec_args: arguments of the factory, as `NAME=VALUE` texts or as a mapping.
         input: one text per input, as in `3x224x224`, `16:int64` or `ids=16:int64`; overrides the spec.
         data: what importance is measured on; overrides the spec.
+        train_data: what training trains on; overrides the spec.
         test_data: what accuracy is reported on; overrides the spec.
 
     Raises:
@@ -58,7 +60,9 @@ def read_spec(
     {'num_classes': 10}
     """
     spec = _read_text(str(text_or_path))
-    return override(spec, spec_args=spec_args, input=input, data=data, test_data=test_data)
+    return override(
+        spec, spec_args=spec_args, input=input, data=data, train_data=train_data, test_data=test_data
+    )
 
 
 def find_spec(
@@ -70,6 +74,7 @@ def find_spec(
     spec_args: Sequence[str] | Mapping[str, object] = (),
     input: Sequence[str] = (),
     data: str | None = None,
+    train_data: str | None = None,
     test_data: str | None = None,
 ) -> ModelSpec:
     """Return the spec of a checkpoint: the one given, the one inside, or `NAME.toml` beside it.
@@ -82,6 +87,7 @@ def find_spec(
         spec_args: see `read_spec`, as are the rest.
         input: see `read_spec`.
         data: see `read_spec`.
+        train_data: see `read_spec`.
         test_data: see `read_spec`.
 
     Raises:
@@ -101,7 +107,9 @@ def find_spec(
             "torchvision:resnet18` or "
             f"`--spec model.py:build --input 3x32x32`,\nor write `{beside.name}` beside it: {MINIMAL_SPEC}"
         )
-    return override(spec, spec_args=spec_args, input=input, data=data, test_data=test_data)
+    return override(
+        spec, spec_args=spec_args, input=input, data=data, train_data=train_data, test_data=test_data
+    )
 
 
 def override(
@@ -110,16 +118,17 @@ def override(
     spec_args: Sequence[str] | Mapping[str, object] = (),
     input: Sequence[str] = (),
     data: str | None = None,
+    train_data: str | None = None,
     test_data: str | None = None,
 ) -> ModelSpec:
     """Return the spec with what the user typed in place of what it says; see `read_spec` for the arguments.
 
-    Paths in `data` and `test_data` start from the current folder, and may name code whatever the spec may.
+    Paths in these sources of data start from the current folder, and may name code whatever the spec may.
     """
     args = {**spec.args, **parse_arguments(spec_args)}
     typed = {
         key: change_paths(source, partial(_path_from, spec.base))
-        for key, source in (("sample", data), ("test", test_data))
+        for key, source in (("sample", data), ("train", train_data), ("test", test_data))
         if source
     }
     inputs = tuple(parse_input(text) for text in input) or spec.inputs

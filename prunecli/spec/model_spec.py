@@ -24,6 +24,13 @@ class Metric(str, Enum):
     LOSS = "loss"
 
 
+class Target(str, Enum):
+    """What the loss compares outputs with."""
+
+    LABEL = "label"
+    INPUT = "input"  # the first input itself, as in autoencoders
+
+
 class FactoryKind(str, Enum):
     """Where a factory is looked up; told by the text alone."""
 
@@ -146,9 +153,10 @@ class TaskSpec:
     loss: str = "cross-entropy"
     """`cross-entropy`, `mse`, `bce`, or `file.py:loss`."""
     metric: Metric = Metric.TOP1
+    target: Target = Target.LABEL
 
     def __post_init__(self) -> None:
-        """Check that the loss is known, or names code."""
+        """Check that the loss is known, or names code, and that it suits the target."""
         if ":" in self.loss:
             Reference.parse(self.loss)
         elif self.loss not in LOSSES:
@@ -156,6 +164,20 @@ class TaskSpec:
                 f"[task] loss = `{self.loss}` is not one of {', '.join(LOSSES)}, and names no "
                 "`file.py:FUNCTION`."
             )
+        if self.target is Target.INPUT and self.loss == "cross-entropy":
+            raise SpecError(
+                '[task] target = "input" needs a loss between values: `mse`, `bce` or `file.py:FUNCTION`.'
+            )
+        if self.target is Target.INPUT and self.metric is not Metric.LOSS:
+            raise SpecError(
+                f"[task] metric = `{self.metric.value}` counts right labels; "
+                'with target = "input" it is `loss`.'
+            )
+
+    @property
+    def counts_hits(self) -> bool:
+        """Say whether it has a meaning to ask which share of the answers is right."""
+        return self.target is Target.LABEL and self.loss != "mse"
 
 
 LOSSES = ("cross-entropy", "mse", "bce")

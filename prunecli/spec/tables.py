@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from prunecli.spec.model_spec import (
     Metric,
     ModelSpec,
     Normalize,
+    Target,
     TaskSpec,
     change_paths,
     is_absolute,
@@ -22,6 +25,7 @@ from prunecli.spec.model_spec import (
 
 Table = Mapping[str, Any]
 Value = TypeVar("Value")
+Choice = TypeVar("Choice", bound=Enum)
 
 
 def from_json_dict(table: object, base: Path | None = None, *, trusted: bool = False) -> ModelSpec:
@@ -61,11 +65,12 @@ def to_json_dict(spec: ModelSpec) -> dict[str, Any]:
     if spec.data.normalize is not None:
         data["normalize"] = {"mean": list(spec.data.normalize.mean), "std": list(spec.data.normalize.std)}
     data |= {key: size for key in ("resize", "crop") if (size := getattr(spec.data, key)) is not None}
+    target = {} if spec.task.target is Target.LABEL else {"target": spec.task.target.value}
     return {
         "model": {"factory": without_folder(spec.factory), "args": dict(spec.args)},
         "input": [_input_table(item) for item in spec.inputs],
         "data": data,
-        "task": {"loss": without_folder(spec.task.loss), "metric": spec.task.metric.value},
+        "task": {"loss": without_folder(spec.task.loss), "metric": spec.task.metric.value} | target,
     }
 
 
@@ -168,17 +173,21 @@ def _normalize(value: object, where: str) -> Normalize:
 
 
 def _task(table: object) -> TaskSpec:
-    keys = _Keys(table, "[task]", ("loss", "metric"))
+    keys = _Keys(table, "[task]", ("loss", "metric", "target"))
+    target = keys.read("target", partial(_member, Target)) or Target.LABEL
+    usual = Metric.TOP1 if target is Target.LABEL else Metric.LOSS
     return TaskSpec(
-        loss=keys.read("loss", _text) or "cross-entropy", metric=keys.read("metric", _metric) or Metric.TOP1
+        loss=keys.read("loss", _text) or "cross-entropy",
+        metric=keys.read("metric", partial(_member, Metric)) or usual,
+        target=target,
     )
 
 
-def _metric(value: object, where: str) -> Metric:
-    known = [metric.value for metric in Metric]
+def _member(kind: type[Choice], value: object, where: str) -> Choice:
+    known = [member.value for member in kind]
     if value not in known:
         raise SpecError(f"{where} = `{value}` is unknown: {nearest(str(value), known)}")
-    return Metric(value)
+    return kind(value)
 
 
 def _text(value: object, where: str) -> str:

@@ -52,9 +52,17 @@ def test_wrong_idx_files_are_named(tmp_path: Path, content: bytes, message: str)
         open_data("idx:images,labels", spec_of(2, 3, 4, base=tmp_path))
 
 
-def test_idx_needs_two_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="needs two files"):
-        open_data("idx:images", spec_of(1, 3, 4, base=tmp_path))
+def test_an_idx_file_alone_has_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(idx(IMAGES[:, 0]))
+    data = open_data("idx:images[2:]", spec_of(1, 3, 4, base=tmp_path))
+    (inputs,), target = data[0]
+    assert torch.equal(inputs, torch.from_numpy(IMAGES[2, :1]).float() / 255)  # type: ignore[arg-type]
+    assert target is None
+
+
+def test_idx_takes_at_most_two_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names more than two files"):
+        open_data("idx:images,labels,more", spec_of(1, 3, 4, base=tmp_path))
     with pytest.raises(DataError, match=r"There is no file `.*images`"):
         open_data("idx:images,labels", spec_of(1, 3, 4, base=tmp_path))
 

@@ -23,8 +23,8 @@ from prunecli.data import (
     main_output,
     sample_digest,
 )
-from prunecli.errors import DataError, SpecError
-from prunecli.spec import InputSpec, ModelSpec, TaskSpec
+from prunecli.errors import DataError, SpecError, UsageError
+from prunecli.spec import InputSpec, Metric, ModelSpec, Target, TaskSpec
 
 SPEC = ModelSpec("torchvision:resnet18", inputs=(InputSpec((3,)),))
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 5.0], [9.0, 1.0, 2.0]])
@@ -117,6 +117,25 @@ def test_cross_entropy_of_pictures_tokens_and_probabilities() -> None:
 def test_targets_that_do_not_fit_are_refused(loss: str, output: Tensor, target: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         loss_function(with_loss(loss))(output, target)
+
+
+def test_labels_are_smoothed_for_cross_entropy_alone(tmp_path: Path) -> None:
+    target = torch.tensor([0, 1, 2, 1])
+    expected = functional.cross_entropy(LOGITS, target, label_smoothing=0.1)
+    assert loss_function(SPEC, label_smoothing=0.1)((LOGITS, None), target) == expected
+    for loss in ("mse", "bce", "mine.py:loss"):
+        with pytest.raises(UsageError, match=f'is for `loss = "cross-entropy"`; the spec\'s is `{loss}`'):
+            loss_function(with_loss(loss, tmp_path), label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("loss", ("cross-entropy", "mse", "bce", "mine.py:loss"))
+def test_a_loss_says_that_there_are_no_labels(loss: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def loss(output, target): return output.sum()\n")
+    spec = with_loss(loss, tmp_path)
+    with pytest.raises(DataError, match="The source has no labels for the loss"):
+        loss_function(spec)(LOGITS, None)
+    with pytest.raises(DataError, match="The source has no labels for the loss"):
+        evaluate(Identity(), [((LOGITS,), None)], spec)
 
 
 def test_a_loss_of_the_user_gets_the_output_as_it_is(tmp_path: Path) -> None:
@@ -255,3 +274,18 @@ def test_samples_serve_a_data_loader() -> None:
     inputs, targets = next(iter(loader))
     assert inputs[0].shape == (4, 3)
     assert not math.isnan(float(targets.float().mean()))
+
+
+def test_an_autoencoder_is_judged_by_its_loss_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def loss(output, target): return (output[0] - target).square().mean() + output[1]\n"
+    )
+    task = TaskSpec("mine.py:loss", Metric.LOSS, Target.INPUT)
+
+    class Halved(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x / 2, torch.tensor(3.0)
+
+    found = evaluate(Halved(), [((LOGITS,), LOGITS)], replace(SPEC, task=task, base=tmp_path))
+    assert (found.top1, found.top5) == (None, None)
+    assert found.loss == pytest.approx(float((LOGITS / 2).square().mean()) + 3)

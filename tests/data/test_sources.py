@@ -13,7 +13,7 @@ import torch
 
 from prunecli.data import SyntheticDataWarning, batches, open_data
 from prunecli.errors import DataError, SpecError
-from prunecli.spec import DataSpec, InputSpec, ModelSpec, Normalize, TaskSpec
+from prunecli.spec import DataSpec, InputSpec, Metric, ModelSpec, Normalize, Target, TaskSpec
 from tests.data.small_data import IMAGES, LABELS, spec_of
 
 
@@ -52,6 +52,16 @@ def test_layouts_and_dtypes_follow_the_spec(
     (found,) = inputs
     assert found.dtype is getattr(torch, options.get("dtype", "float32"))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("part", ("", "train"))
+def test_samples_may_have_no_labels(tmp_path: Path, part: str) -> None:
+    npz(tmp_path, **{f"{part}_images" if part else "images": IMAGES})
+    data = open_data(f"npz:a.npz#{part}" if part else "npz:a.npz", spec_of(2, 3, 4, base=tmp_path))
+    found = list(batches(data, 4))
+    assert [len(inputs[0]) for inputs, _ in found] == [4, 2]  # type: ignore[index]
+    assert all(targets is None for _, targets in found)
+    assert data[0][1] is None
 
 
 def test_parts_and_slices(tmp_path: Path) -> None:
@@ -227,6 +237,38 @@ def test_wrong_samples_are_named(tmp_path: Path, name: str, message: str) -> Non
     (tmp_path / "mine.py").write_text(CODE)
     with pytest.raises(DataError, match=message):
         open_data(f"mine.py:{name}", spec_of(3, base=tmp_path))[0]
+
+
+def test_a_dataset_of_the_user_may_have_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef plain(): return list(torch.arange(12.).reshape(4, 3))\n"
+    )
+    ((inputs, targets),) = batches(open_data("mine.py:plain", spec_of(3, base=tmp_path)), 4)
+    assert inputs[0].tolist()[1] == [3.0, 4.0, 5.0]  # type: ignore[index]
+    assert targets is None
+
+
+@pytest.mark.parametrize("has_labels", (True, False))
+def test_the_target_may_be_the_input_as_the_model_gets_it(tmp_path: Path, has_labels: bool) -> None:
+    npz(tmp_path, images=IMAGES, **({"labels": LABELS} if has_labels else {}))
+    spec = replace(
+        spec_of(2, 3, 4, base=tmp_path),
+        data=DataSpec(normalize=Normalize((0.5,), (0.25,))),
+        task=TaskSpec("mse", Metric.LOSS, Target.INPUT),
+    )
+    data = open_data("npz:a.npz", spec)
+    ((inputs, targets),) = batches(data, 6, dtype=torch.float64)
+    assert torch.equal(inputs[0], targets)  # type: ignore[index]
+    assert targets.dtype is torch.float64
+    (flipped,), target = data.batch([3, 1], lambda images: images.flip(-1))
+    assert torch.equal(flipped, target)  # type: ignore[arg-type]
+    assert torch.allclose(target, (torch.from_numpy(IMAGES[[3, 1]]).flip(-1) / 255 - 0.5) / 0.25)
+    named = replace(spec, inputs=(InputSpec((2, 3, 4), name="x"), InputSpec((2, 3, 4), name="y")))
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef both(): return [({'y': torch.ones(2, 3, 4), 'x': torch.zeros(2, 3, 4)}, 1)] * 3\n"
+    )
+    by_name, target = open_data("mine.py:both", named).batch([0])
+    assert target is by_name["x"]  # type: ignore[call-overload]
 
 
 def test_a_stream_is_no_dataset(tmp_path: Path) -> None:

@@ -141,11 +141,13 @@ def test_what_the_user_says_goes_first(tmp_path: Path, monkeypatch: pytest.Monke
         spec_args={"classes": 3},
         input=["1x9x9"],
         data="npz:specs/other.npz[:5]",
+        train_data="imagefolder:pictures",
         test_data="idx:specs/a,b",
     )
     assert spec.args == {"classes": 3}
     assert spec.inputs == (InputSpec((1, 9, 9)),)
     assert spec.data.sample == "npz:other.npz[:5]"
+    assert spec.data.train == "imagefolder:../pictures"
     assert spec.data.test == "idx:a,../b"
     assert str(tmp_path) not in json.dumps(to_json_dict(spec))
 

@@ -17,6 +17,7 @@ from prunecli.spec import (
     Metric,
     ModelSpec,
     Normalize,
+    Target,
     TaskSpec,
     from_json_dict,
     to_json_dict,
@@ -71,6 +72,12 @@ specs = st.builds(
     data=data_specs,
     task=st.builds(
         TaskSpec, st.sampled_from(("cross-entropy", "mse", "bce", "loss.py:mine")), st.sampled_from(Metric)
+    )
+    | st.builds(
+        TaskSpec,
+        st.sampled_from(("mse", "bce", "loss.py:mine")),
+        st.just(Metric.LOSS),
+        st.just(Target.INPUT),
     ),
 )
 
@@ -87,6 +94,14 @@ def test_a_minimal_table_gets_the_defaults() -> None:
     assert spec.data == DataSpec()
     assert spec.task == TaskSpec("cross-entropy", Metric.TOP1)
     assert not spec.trusted
+
+
+def test_the_target_may_be_the_input() -> None:
+    spec = from_json_dict({**MINIMAL, "task": {"loss": "mse", "target": "input"}})
+    assert spec.task == TaskSpec("mse", Metric.LOSS, Target.INPUT)
+    assert not spec.task.counts_hits
+    assert to_json_dict(spec)["task"] == {"loss": "mse", "metric": "loss", "target": "input"}
+    assert "target" not in to_json_dict(from_json_dict(MINIMAL))["task"]  # older files stay as they were
 
 
 def test_folders_stay_out_of_the_json() -> None:
@@ -121,7 +136,7 @@ def test_folders_stay_out_of_the_json() -> None:
             r"unknown key `size`: .*known here: shape, dtype, name, high|did you",
         ),
         ({"data": {"tests": "random:3"}}, "did you mean `test`"),
-        ({"task": {"zzz": 1}}, "known here: loss, metric"),
+        ({"task": {"zzz": 1}}, "known here: loss, metric, target"),
         ({"model": None}, r"no \[model\] table"),
         ({"model": []}, r"\[model\] is a list, not a table"),
         ({"model": {}}, "has no `factory`"),
@@ -147,6 +162,12 @@ def test_folders_stay_out_of_the_json() -> None:
         ({"task": {"metric": "top2"}}, "did you mean `top[15]`"),
         ({"task": {"loss": "crossentropy"}}, "not one of cross-entropy, mse, bce"),
         ({"task": {"loss": "a:b:c"}}, "names no factory"),
+        ({"task": {"target": "inputs"}}, "target = `inputs` is unknown: did you mean `input`"),
+        ({"task": {"target": "input"}}, 'target = "input" needs a loss between values: `mse`'),
+        (
+            {"task": {"target": "input", "loss": "mse", "metric": "top1"}},
+            "metric = `top1` counts right labels",
+        ),
     ),
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:

@@ -1,0 +1,127 @@
+"""Samples -> batches to train on, in another order each epoch, and the same ones again after a resume."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from prunecli.data.augmentation import Augmentation
+from prunecli.data.batches import Batch
+from prunecli.data.samples import Samples
+from prunecli.errors import DataError, PruneError, UsageError
+
+_ORDER, _READING, _MIXING = 1, 2, 3
+"""What random numbers are for, as the first part of their seed: a trailing 0 would change no seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffled:
+    """The samples in another random order each epoch, in batches; the same for the same seed and epoch.
+
+    A last batch of a single sample is left out where there are others: batch normalisation fails on it.
+    """
+
+    samples: Samples
+    batch_size: int
+    seed: int
+    augment: Augmentation | None = None
+    workers: int = 0
+    """Processes that read and augment; the batches do not depend on their number."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes, and that there are pictures where these are to be changed."""
+        if self.batch_size < 1:
+            raise DataError(f"A batch of {self.batch_size} samples is empty; the size must be at least 1.")
+        if self.workers and "fork" not in multiprocessing.get_all_start_methods():
+            raise UsageError(f"`--workers {self.workers}`: this system cannot fork processes; leave it out.")
+        if self.augment is not None and self.augment.steps and self.samples.picture is None:
+            shapes = ", ".join(str(list(item.shape)) for item in self.samples.spec.inputs)
+            raise UsageError(
+                f"`--augment` changes inputs of shape [channels, height, width]; the spec's are {shapes}."
+            )
+
+    @property
+    def batch_count(self) -> int:
+        """How many batches an epoch has."""
+        whole, rest = divmod(len(self.samples), self.batch_size)
+        return whole + (rest > 1 or (rest == 1 and whole == 0))
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from the one at `start` on, on the CPU.
+
+        Raises:
+            DataError: a sample cannot be read, or does not fit the spec.
+        """
+        loader = DataLoader(
+            _Epoch(self, number),
+            batch_size=None,
+            sampler=range(start, self.batch_count),
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else it draws from the global one
+            multiprocessing_context="fork" if self.workers else None,  # datasets need not survive a pickle
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # children neither lock nor print
+            stream = iter(loader)
+        for batch in stream:
+            if isinstance(batch, PruneError):
+                raise batch
+            yield batch
+
+    def mix(self, batch: Batch, classes: int, epoch: int, number: int) -> Batch:
+        """Return the batch of that number mixed, on the device it is on; see `Augmentation.mix`.
+
+        Raises:
+            DataError: the batch is not one of pictures with a class number each.
+        """
+        if self.augment is None:
+            return batch
+        with _seeded(_MIXING, self.seed, epoch, number):
+            return self.augment.mix(*batch, classes)
+
+
+class _Epoch(Dataset["Batch | PruneError"]):
+    """The batches of one epoch, by number."""
+
+    def __init__(self, shuffled: Shuffled, number: int) -> None:
+        generator = torch.Generator().manual_seed(_seed_of(_ORDER, shuffled.seed, number))
+        self.order: Sequence[int] = torch.randperm(len(shuffled.samples), generator=generator).tolist()
+        self.shuffled, self.number = shuffled, number
+
+    def __getitem__(self, index: int) -> Batch | PruneError:
+        """Return the batch, or why there is none: what a worker raises comes out with its traceback."""
+        size = self.shuffled.batch_size
+        chosen = self.order[index * size : (index + 1) * size]
+        try:
+            with _seeded(_READING, self.shuffled.seed, self.number, index):
+                return self.shuffled.samples.batch(chosen, self.shuffled.augment)
+        except PruneError as error:
+            return error
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[None]:
+    """Seed all generators that transforms or a dataset of the user's may draw from; then give them back."""
+    seed = _seed_of(*numbers)
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # leaves those of accelerators alone
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

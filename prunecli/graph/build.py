@@ -59,6 +59,7 @@ def build(trace: Trace, solution: Solution) -> Draft:
         cost_terms=tuple(_describe_costs(trace, units)),
         rewritten=dict(trace.rewritten),
         follows_training=trace.follows_training,
+        outputs=tuple(sorted(trace.findings.outputs)),
         notes=tuple(_notes(trace)),
     )
     return Draft(structure, {name: units.classes[name] for name in units.names}, solution)

@@ -67,6 +67,11 @@ def copy_module(
         ) from error
 
 
+def clean_copy(model: nn.Module) -> nn.Module:
+    """Return a copy without history: activations that a module has kept are tensors like any other."""
+    return copy_module(model, lambda _, tensor: tensor.detach().clone())
+
+
 def copy_to_meta(model: nn.Module) -> nn.Module:
     """Return a copy on the meta device: shapes without memory."""
 

@@ -76,6 +76,8 @@ class Findings:
     """Tensors in the order of their first use -> the module that used them first."""
     gated: set[str] = field(default_factory=set)
     """Parameters of gate sites: of the last affine layer before a reader."""
+    outputs: set[str] = field(default_factory=set)
+    """Parameters of the gate sites that the outputs of the network come from."""
     consumed: list[Atoms] = field(default_factory=list)
     produced: list[Atoms] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)

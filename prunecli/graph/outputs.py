@@ -1,4 +1,4 @@
-"""The tensors in whatever a forward pass returns."""
+"""The tensors in whatever a forward pass, or a call in it, takes and returns."""
 
 from __future__ import annotations
 

@@ -209,6 +209,8 @@ class Structure:
     """Modules that were replaced by a size-explicit twin: module name -> class name of the twin."""
     follows_training: bool = False
     """Whether the training path runs parts that the eval path does not (auxiliary heads)."""
+    outputs: tuple[str, ...] = ()
+    """Parameters whose results reach the outputs of the network, and no other layer in between."""
     notes: tuple[str, ...] = ()
 
     @cached_property

@@ -146,6 +146,7 @@ class Tracer(TorchDispatchMode):
         for output in tensors_in(outputs):
             tag = self.tag_of(output)
             self.read_raw(tag.flow.open_sites)
+            self.findings.outputs |= tag.flow.open_sites
             picked = () if tag.picked_from is None else (tag.picked_from,)
             for atoms in (*label_arrays(tag.labels), *picked):
                 self.constraints.freeze(atoms, Reason(IS_OUTPUT, expected=True))

@@ -7,6 +7,7 @@ from prunecli.importance import contribution as _contribution  # noqa: F401
 from prunecli.importance import fisher as _fisher  # noqa: F401
 from prunecli.importance import fpgm as _fpgm  # noqa: F401
 from prunecli.importance import i_spasp as _i_spasp  # noqa: F401
+from prunecli.importance import i_spasp_train as _i_spasp_train  # noqa: F401
 from prunecli.importance import lrp as _lrp  # noqa: F401
 from prunecli.importance import magnitude as _magnitude  # noqa: F401
 from prunecli.importance import oracle as _oracle  # noqa: F401

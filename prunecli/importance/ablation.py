@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from prunecli.errors import ScoreError
 from prunecli.graph.calls import following
+from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import Group
 from prunecli.graph.trace import plain_kernels
 from prunecli.importance.gates import Gating, find_places, gate_sites, reading_sites
@@ -124,7 +125,7 @@ class Run:
             found = [output for outputs in self._outputs(way, group, gates) for output in outputs]
         except (RuntimeError, ScoreError):
             return False  # the whole pass will say what is wrong, if it is not just the way
-        pairs = [(_tensors(one), _tensors(other)) for one, other in zip(found, expected, strict=True)]
+        pairs = [(tensors_in(one), tensors_in(other)) for one, other in zip(found, expected, strict=True)]
         return all(len(one) == len(other) > 0 and all(map(_close, one, other)) for one, other in pairs)
 
     def _outputs(self, way: Way, group: Group, gates: Tensor) -> Iterator[list[Any]]:
@@ -150,7 +151,7 @@ class Run:
         known = self.conditions.known
         if known.get("replay") is False or self.conditions.mixes_samples:
             return None
-        recording = Recording(_tensors(self.batch.inputs))
+        recording = Recording(tensors_in(self.batch.inputs))
         recorded: Any = None
         try:
             for watch in (Finding, Recorder):
@@ -159,7 +160,7 @@ class Run:
         except CannotReplayError:
             known["replay"] = False
             return None
-        one, other = _tensors(output), _tensors(recorded)
+        one, other = tensors_in(output), tensors_in(recorded)
         known["replay"] = len(one) == len(other) > 0 and all(map(torch.equal, one, other))
         return recording if known["replay"] else None
 
@@ -191,11 +192,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 def _variants(output: Any, replay: Replay, samples: int) -> Iterator[Any]:
     """Take the outputs of the variants apart; where none changed, all are the dense one."""
-    changed = replay.changed.any_of(_tensors(output))
+    changed = replay.changed.any_of(tensors_in(output))
     for variant in range(replay.variants):
         rows = slice(variant * samples, (variant + 1) * samples)
         yield tree_map_only(Tensor, lambda tensor: tensor[rows], output) if changed else output  # noqa: B023
-
-
-def _tensors(nest: Any) -> Sequence[Tensor]:
-    return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]

@@ -227,9 +227,13 @@ def _flat(look: Look, output: Any, samples: int) -> Tensor:
 def _output_hessian(
     look: Look, output: Tensor, part: MicroBatch
 ) -> Float64[Tensor, "samples outputs outputs"]:
-    """Return the Hessian of the mean loss in each sample's outputs."""
-    leaf = output.detach().double().requires_grad_(True)
-    loss = look.loss(leaf, part)
+    """Return the Hessian of the mean loss in each sample's outputs: in float64, if the loss takes that."""
+    try:
+        leaf = output.detach().double().requires_grad_(True)
+        loss = look.loss(leaf, part)
+    except RuntimeError:  # it has constants in another precision, such as weights of classes
+        leaf = output.detach().clone().requires_grad_(True)
+        loss = look.loss(leaf, part)
     (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
     gradient = gradient.reshape(part.samples, -1)
     rows = []
@@ -239,7 +243,7 @@ def _output_hessian(
             (row,) = torch.autograd.grad(gradient[:, index].sum(), leaf, retain_graph=True, allow_unused=True)
         rows.append(torch.zeros_like(gradient) if row is None else row.reshape(part.samples, -1))
     hessian = torch.stack(rows, dim=1)
-    return ((hessian + hessian.mT) / 2).detach()
+    return ((hessian + hessian.mT) / 2).detach().double()
 
 
 def _directions(values: Float64[Tensor, "samples outputs"]) -> list[int]:

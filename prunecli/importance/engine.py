@@ -8,16 +8,24 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from prunecli.arguments import arguments_of
 from prunecli.errors import DataError, ScoreError
 from prunecli.graph.structure import Group, Member, Role, Side, Structure
 from prunecli.graph.twins import installed as twins_installed
 from prunecli.importance.context import Observed, State
 from prunecli.importance.fallback import share_out, some
 from prunecli.importance.gates import Gate
-from prunecli.importance.gradients import LossFn, Twins, find_parameters, loss_gradients, read_by_forward
+from prunecli.importance.gradients import (
+    LossFn,
+    Twins,
+    filled,
+    find_parameters,
+    loss_gradients,
+    read_by_forward,
+)
 from prunecli.importance.look import MEMORY, Conditions, Journal, Look, Tell
 from prunecli.importance.micro_batches import Batch, MicroBatch, micro_batches
-from prunecli.importance.registry import Method, Needs, Noting, arguments_of, build_methods, find_method
+from prunecli.importance.registry import Method, Needs, Noting, build_methods, find_method
 from prunecli.importance.scores import About, Scores
 from prunecli.importance.sharing import Observations, Share
 from prunecli.importance.undisturbed import ScoreBN, require_gradients, undisturbed
@@ -203,7 +211,7 @@ def _observe(
             found = loss_gradients(model, batch, look.noted_loss, followed, look.where)
             if not total.states:
                 notes = _notes_on_missing(model, batch, differentiating, groups, followed, found)
-        seen = Observed(groups, parameters, _filled(found, parameters), batch.samples, seed, look)
+        seen = Observed(groups, parameters, filled(found, parameters), batch.samples, seed, look)
         with torch.no_grad():
             states = {name: method.observe(seen) for name, method in methods.items()}
             total = total.merged(Observations(states, conditions.losses, 1, batch.samples, notes))
@@ -213,14 +221,6 @@ def _observe(
 
 def _detached(twins: Twins) -> dict[str, Tensor]:
     return {name: same[0].detach() for name, same in twins.items()}
-
-
-def _filled(found: Mapping[str, Tensor | None], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return zero, which takes no memory, where there is no gradient."""
-    return {
-        name: parameters[name].new_zeros(()).expand_as(parameters[name]) if gradient is None else gradient
-        for name, gradient in found.items()
-    }
 
 
 def _notes_on_missing(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from prunecli.arguments import arguments_of
 from prunecli.errors import ScoreError
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
-from prunecli.importance.registry import Method, Noting, arguments_of
+from prunecli.importance.registry import Method, Noting
 from prunecli.importance.scores import Scores
 
 _SHOWN = 3
@@ -49,7 +50,13 @@ class Shares:
         )
         about = own.about if own.about.samples else other.about  # whichever tells of samples, if any does
         notes = tuple(dict.fromkeys((*own.about.notes, *other.about.notes, note)))
-        about = replace(about, method=name, arguments=self.arguments[name], notes=notes)
+        about = replace(
+            about,
+            method=name,
+            arguments=self.arguments[name],
+            notes=notes,
+            fallbacks=dict.fromkeys(refused, other.method),
+        )
         both = {**own.by_group, **{group: other.by_group[group] for group in refused}}
         return Scores(about, {group: both[group] for group in self.order})
 

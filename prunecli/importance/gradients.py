@@ -74,6 +74,14 @@ def loss_gradients(
     return gradients
 
 
+def filled(found: Mapping[str, Tensor | None], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return zero, which takes no memory, where there is no gradient."""
+    return {
+        name: parameters[name].new_zeros(()).expand_as(parameters[name]) if gradient is None else gradient
+        for name, gradient in found.items()
+    }
+
+
 def read_by_forward(model: nn.Module, batch: MicroBatch, tensors: Twins) -> set[str]:
     """Return which of the parameters the forward pass reads at all, in whatever form."""
     storages = {twin.untyped_storage().data_ptr(): name for name, twins in tensors.items() for twin in twins}

@@ -15,6 +15,7 @@ from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import by_unit
 from prunecli.importance.look import Seen
 from prunecli.importance.readings import (
+    as_taps_see,
     group_count,
     input_dim,
     read_at,
@@ -189,19 +190,8 @@ def _by_block(seen: Seen) -> Tensor:
 
 def _tap_products(seen: Seen, maps: Tensor) -> Tensor:
     """Return sum over places of 1_t * H_u[c] for all channels c and pairs of taps: [channels, t, u]."""
-    ones = _as_taps_see(seen, torch.ones_like(maps[:1]))[0]
+    ones = as_taps_see(seen, torch.ones_like(maps[:1]))[0]
     step = max(_ENTRIES // ones.numel(), 1)
     return torch.cat(
-        [torch.einsum("tp,cup->ctu", ones, _as_taps_see(seen, part)) for part in maps.split(step)]
+        [torch.einsum("tp,cup->ctu", ones, as_taps_see(seen, part)) for part in maps.split(step)]
     )
-
-
-def _as_taps_see(seen: Seen, maps: Tensor) -> Tensor:
-    """Return what each tap of the kernel makes of each map, were its weight 1: [maps, taps, places]."""
-    blocks, kernel = group_count(seen), seen.weight.shape[2:]
-    count = kernel.numel()
-    taps = torch.eye(count, dtype=maps.dtype, device=maps.device)
-    layout = (1, count, *kernel) if input_dim(seen) == 0 else (count, 1, *kernel)
-    taps = torch.cat([taps.reshape(layout)] * blocks)  # the call parts its channels: show it all the same one
-    data = maps[:, None].expand(-1, blocks, *maps.shape[1:])
-    return seen.product(data, taps)[:, :count].flatten(2)

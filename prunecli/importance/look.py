@@ -174,10 +174,13 @@ class Look:
     def changes_without(self, group: Group, subsets: Int64[Tensor, "subsets width"]) -> Tensor:
         """Return by how much the micro-batch's mean loss rises without each subset (1 = in it) of units."""
         journal = self.conditions.journal
-        dense = journal(f"{self.number}", lambda: torch.tensor(self._ablation.dense, dtype=torch.float64))
+        where = f"{self.number}/{self.batch.digest}"
+        dense = journal(where, lambda: torch.tensor(self._ablation.dense, dtype=torch.float64))
         self.note_loss(dense)
-        key = f"{self.number}/{group.name}/{len(subsets)}"
-        return journal(key, lambda: self._ablation.changes(group, 1 - subsets.double()))
+        return journal(
+            f"{where}/{group.name}/{len(subsets)}",
+            lambda: self._ablation.changes(group, 1 - subsets.double()),
+        )
 
     @cached_property
     def _ablation(self) -> Ablation:

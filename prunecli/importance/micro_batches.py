@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from prunecli.errors import DataError, UsageError
 Inputs = tuple[Tensor, ...] | Mapping[str, Tensor] | Tensor
 """What the model is called with: positional, or by name."""
 Batch = tuple[Inputs, Any]
-"""Inputs and targets. Targets are a tensor, or a tuple or mapping of tensors."""
+"""Inputs and targets. Targets are a tensor, or a tuple or mapping of tensors; None where there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,16 @@ class MicroBatch:
     def describe(self) -> str:
         """Return the inputs' shapes, for messages."""
         return ", ".join(str(list(tensor.shape)) for tensor in _tensors(self.inputs))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the inputs and targets: what is found out about other samples is not about these."""
+        digest = hashlib.sha256()
+        for tensor in (*_tensors(self.inputs), *_tensors(self.targets)):
+            content = tensor.detach().cpu().contiguous()
+            digest.update(f"{content.dtype} {list(content.shape)} ".encode())
+            digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def cut(self, start: int, stop: int) -> MicroBatch:
         """Return the samples from `start` to before `stop`."""
@@ -90,6 +102,8 @@ def _joined(parts: list[MicroBatch]) -> MicroBatch:
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return the same nest of tuples and mappings with every tensor changed."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):

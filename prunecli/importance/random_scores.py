@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
-from jaxtyping import Float64
-from torch import Tensor
-
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.importance.draws import draws_for
 from prunecli.importance.registry import Needs, method
 
 
@@ -30,15 +25,8 @@ class Random:
 
     def observe(self, batch: Observed) -> State:
         """Return the draws."""
-        return State({group.name: _draws(batch.seed, group) for group in batch.groups})
+        return State({group.name: draws_for(group, batch.seed) for group in batch.groups})
 
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the draws, which are finished."""
         return total.values
-
-
-def _draws(seed: int, group: Group) -> Float64[Tensor, " width"]:
-    """Draw from a generator of the group's own, so that neither order nor other groups matter."""
-    digest = hashlib.sha256(f"{seed} {group.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    return torch.rand(group.width, generator=generator, dtype=torch.float64)

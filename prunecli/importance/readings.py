@@ -62,6 +62,17 @@ def group_count(seen: Seen) -> int:
     return int(seen.kwargs.get("groups", seen.args[6] if len(seen.args) > 6 else 1))
 
 
+def as_taps_see(seen: Seen, maps: Tensor) -> Tensor:
+    """Return what each tap of a kernel makes of each map, were its weight 1: [maps, taps, places]."""
+    blocks, kernel = group_count(seen), seen.weight.shape[2:]
+    count = kernel.numel()
+    taps = torch.eye(count, dtype=maps.dtype, device=maps.device)
+    layout = (1, count, *kernel) if input_dim(seen) == 0 else (count, 1, *kernel)
+    taps = torch.cat([taps.reshape(layout)] * blocks)  # the call parts its channels: show it all the same one
+    data = maps[:, None].expand(-1, blocks, *maps.shape[1:])
+    return seen.product(data, taps)[:, :count].flatten(2)
+
+
 def _added_up(function: str) -> int:
     """Return the dimension that a layer adds up: the last of `linear`, the channels of `conv2d`."""
     return -1 if function == "linear" else -1 - int(function[-2])

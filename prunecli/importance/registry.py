@@ -15,14 +15,13 @@ what `--method-arg NAME=VALUE` may set, each with what it means:
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum, Flag, auto
-from typing import Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+from prunecli.arguments import Argument, arguments_in, nearest, parse_arguments
 from prunecli.errors import UsageError
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
@@ -82,43 +81,6 @@ class Noting(Protocol):
 
 
 @dataclass(frozen=True)
-class Argument:
-    """A field of a method that `--method-arg` may set."""
-
-    name: str
-    default: Any
-    kind: type
-    """bool, int, float, str or an enum."""
-    meaning: str
-    """One line; empty where the method does not say."""
-
-    @property
-    def default_text(self) -> str:
-        """The default, as it is written after `NAME=`."""
-        return _written(self.default)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values there are, as they are written; empty where they cannot be listed."""
-        if self.kind is bool:
-            return ("true", "false")
-        return tuple(_written(choice) for choice in self.kind) if issubclass(self.kind, Enum) else ()
-
-    @property
-    def expects(self) -> str:
-        """What it may be, in words."""
-        return " or ".join(self.choices) or _KINDS.get(self.kind, self.kind.__name__)
-
-
-_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a text"}
-
-
-def _written(value: object) -> str:
-    plain = value.value if isinstance(value, Enum) else value
-    return str(plain).lower() if isinstance(plain, bool) else str(plain)
-
-
-@dataclass(frozen=True)
 class MethodInfo:
     """One row of the table."""
 
@@ -131,6 +93,8 @@ class MethodInfo:
     signed: bool
     """Whether scores below zero mean that removal promises a lower loss, not merely less importance."""
     make: Callable[..., Method]
+    while_training: bool = True
+    """Whether it can score weights that move from one minibatch to the next."""
 
     @property
     def summary(self) -> str:
@@ -156,26 +120,7 @@ class MethodInfo:
     @property
     def arguments(self) -> Mapping[str, Argument]:
         """Its arguments, by name."""
-        if not dataclasses.is_dataclass(self.make):
-            return {}
-        hints = get_type_hints(self.make, include_extras=True)
-        return {
-            field.name: _argument(field.name, field.default, hints[field.name])
-            for field in dataclasses.fields(self.make)
-        }
-
-
-def arguments_of(method: Method) -> dict[str, Any]:
-    """Return what the arguments of a method are set to, as values that JSON can hold."""
-    if not dataclasses.is_dataclass(method):
-        return {}
-    set_to = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    return {name: value.value if isinstance(value, Enum) else value for name, value in set_to.items()}
-
-
-def _argument(name: str, default: Any, hint: Any) -> Argument:
-    kind, meaning = get_args(hint) if hasattr(hint, "__metadata__") else (hint, "")
-    return Argument(name, default, kind, meaning)
+        return arguments_in(self.make)
 
 
 _TABLE: dict[str, MethodInfo] = {}
@@ -190,13 +135,14 @@ def method(
     passes: str = "0",
     granularity: Granularity = Granularity.UNIT,
     signed: bool = False,
+    while_training: bool = True,
 ) -> Callable[[_MethodClass], _MethodClass]:
     """Enter the class below into the table of methods."""
 
     def enter(make: _MethodClass) -> _MethodClass:
         if name in _TABLE:
             raise ValueError(f"Two methods are called `{name}`: {_TABLE[name].make} and {make}.")
-        _TABLE[name] = MethodInfo(name, needs, source, passes, granularity, signed, make)
+        _TABLE[name] = MethodInfo(name, needs, source, passes, granularity, signed, make, while_training)
         return make
 
     return enter
@@ -234,34 +180,4 @@ def build_methods(names: Iterable[str], arguments: Mapping[str, object]) -> dict
                 f"No argument `{argument}` in {', '.join(f'`{info.name}`' for info in infos)}."
                 f"{nearest(argument, declared) or ' They take none.' * (not declared)}"
             )
-    return {info.name: info.make(**parse_arguments(info, arguments)) for info in infos}
-
-
-def parse_arguments(info: MethodInfo, arguments: Mapping[str, object]) -> dict[str, Any]:
-    """Return those of the `arguments` that the method declares, text turned into the declared types."""
-    declared = info.arguments
-    return {
-        name: _parsed(info, declared[name], value) if isinstance(value, str) else value
-        for name, value in arguments.items()
-        if name in declared
-    }
-
-
-def _parsed(info: MethodInfo, argument: Argument, text: str) -> object:
-    """Return `text` as what the argument is."""
-    try:
-        if argument.kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return argument.kind(text)
-    except (KeyError, ValueError):
-        raise UsageError(f"`{argument.name}` of `{info.name}` is {argument.expects}, not `{text}`.") from None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean ...?` for the nearest known name, or nothing.
-
-    >>> nearest("tailor-fo", ["taylor-fo", "random"])
-    ' Did you mean `taylor-fo`?'
-    """
-    found = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean `{found[0]}`?" if found else ""
+    return {info.name: info.make(**parse_arguments(info.name, info.arguments, arguments)) for info in infos}

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from prunecli.graph.calls import CallWatch
+from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import CallKey
 from prunecli.importance.gates import Gates, Gating, Place, Places, widest
 
@@ -64,7 +65,7 @@ class Recording:
         """Return the size of all results together, and of the largest."""
         sizes = {}
         for result in self.results.values():
-            for tensor in tensors_of(result):
+            for tensor in tensors_in(result):
                 storage = tensor.untyped_storage()
                 sizes[storage.data_ptr()] = storage.nbytes()
         return sum(sizes.values()), max(sizes.values(), default=0)
@@ -105,10 +106,10 @@ class Recorder(CallWatch):
         """Carry out one call, and record it."""
         args = _with_copies(args, self.recording.overwrites.get(key, ()))
         result = func(*args, **kwargs)
-        results = tensors_of(result)
+        results = tensors_in(result)
         if results:
             self.recording.results[key] = result
-            if self.recording.data.any_of([*tensors_of((args, kwargs)), *results]):
+            if self.recording.data.any_of([*tensors_in((args, kwargs)), *results]):
                 self.recording.data.add(results)
         return result
 
@@ -145,7 +146,7 @@ class Replay(Gating):
         """Return what was recorded, or carry out the call if something before it has changed."""
         recorded = self.recording.results.get(key)
         places = self.places.get(key, ())
-        is_new = recorded is None or self.changed.any_of(tensors_of((args, kwargs)))
+        is_new = recorded is None or self.changed.any_of(tensors_in((args, kwargs)))
         if not is_new and not places:
             return recorded
         if is_new or any(place.operand is not None for place in places):
@@ -157,7 +158,7 @@ class Replay(Gating):
         for place in places:
             if place.operand is None:
                 result = self._gated(key, result, result, place)
-        self.changed.add(tensors_of(result))
+        self.changed.add(tensors_in(result))
         return result
 
     def _again(self, key: CallKey, func: Any, args: Any, kwargs: Any, places: Sequence[Place]) -> Any:
@@ -215,17 +216,6 @@ def is_plain_product(function: str, args: Sequence[Any], kwargs: Mapping[str, An
         return False  # a weight given by name, or a convolution whose stride and padding are
     groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
     return function == "linear" or (function in {"conv1d", "conv2d", "conv3d"} and groups == 1)
-
-
-def tensors_of(nest: Any) -> list[Tensor]:
-    """Return the tensors in a nest of lists, tuples and mappings."""
-    if isinstance(nest, Tensor):
-        return [nest]
-    if isinstance(nest, Mapping):
-        nest = nest.values()
-    elif not isinstance(nest, (tuple, list)):
-        return []
-    return [tensor for each in nest for tensor in tensors_of(each)]
 
 
 def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:

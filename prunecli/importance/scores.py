@@ -42,6 +42,8 @@ class About:
     """SHA-256 of which samples of it there were."""
     loss: float | None = None
     """The mean loss on the sample, where the method looks at it."""
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    """Group -> the method that scored it, where that was another one."""
     gate: str | None = None
     """Whether gates stood behind normalisations (`after-bn`) or before them: then nothing is cut by them."""
 

@@ -58,6 +58,7 @@ def test_each_group_is_scored_by_who_can(method: str, fallback: str) -> None:
 def test_the_scores_say_so(method: str, fallback: str) -> None:
     about = scored(half_normalised(), [method], fallback)[method].about
     assert about.method == method
+    assert about.fallbacks == {"3": fallback}
     assert about.samples == (0 if (method, fallback) == PAIRS[0] else 12)
     assert about.notes == (
         f"`{method}` cannot score 1 of 2 groups (`3`): scored by `{fallback}`. The numbers of two methods do "

@@ -50,6 +50,26 @@ def test_keyword_inputs_and_nested_targets_stay_together() -> None:
     assert [tensor.tolist() for tensor in found.targets["boxes"]] == [[20, 21, 22, 23], [30, 31, 32, 33]]
 
 
+def test_targets_may_be_missing() -> None:
+    samples = torch.arange(10)
+    found = list(micro_batches([((part,), None) for part in samples.split(3)], 4))
+    assert [batch.samples for batch in found] == [4, 4, 2]
+    assert all(batch.targets is None for batch in found)
+    assert found[0].cut(1, 3).targets is None
+
+
+def test_the_digest_is_that_of_inputs_and_targets() -> None:
+    inputs, targets = torch.arange(4.0), torch.arange(4)
+
+    def digest(inputs: Tensor, targets: Tensor | None) -> str:
+        (found,) = micro_batches([((inputs,), targets)], 4)
+        return found.digest
+
+    assert digest(inputs, targets) == digest(inputs.clone(), targets.clone())
+    others = ((inputs + 1, targets), (inputs, targets + 1), (inputs.bfloat16(), targets), (inputs, None))
+    assert len({digest(inputs, targets), *(digest(*each) for each in others)}) == 5
+
+
 @pytest.mark.parametrize("targets", (torch.zeros(3), torch.zeros(())))
 def test_refuses_a_batch_that_does_not_fit_together(targets: Tensor) -> None:
     with pytest.raises(DataError, match=r"Batch 0: expected as many samples .* \[2, 5\]"):

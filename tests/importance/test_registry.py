@@ -8,17 +8,16 @@ from typing import Annotated
 
 import pytest
 
+from prunecli.arguments import arguments_of, parse_arguments
 from prunecli.errors import UsageError
 from prunecli.importance.registry import (
     Granularity,
     MethodInfo,
     Needs,
-    arguments_of,
     build_methods,
     find_method,
     method,
     methods,
-    parse_arguments,
 )
 
 
@@ -114,8 +113,8 @@ def test_an_argument_that_no_method_takes_is_refused_by_name() -> None:
 
 def test_arguments_are_turned_into_their_types() -> None:
     text = {"draws": "7", "share": "0.25", "signed": "true", "average": "before", "of_another": "x"}
-    assert Toy(**parse_arguments(TOY, text)) == Toy(7, 0.25, True, Average.BEFORE)
-    assert Toy(**parse_arguments(TOY, {"draws": 7})) == Toy(7)
+    assert Toy(**parse_arguments(TOY.name, TOY.arguments, text)) == Toy(7, 0.25, True, Average.BEFORE)
+    assert Toy(**parse_arguments(TOY.name, TOY.arguments, {"draws": 7})) == Toy(7)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_arguments_are_turned_into_their_types() -> None:
 )
 def test_a_value_that_does_not_fit_is_refused(name: str, text: str, expected: str) -> None:
     with pytest.raises(UsageError, match=f"`{name}` of `toy` is {expected}, not `{text}`"):
-        parse_arguments(TOY, {name: text})
+        parse_arguments(TOY.name, TOY.arguments, {name: text})
 
 
 def test_no_two_methods_share_a_name() -> None:

@@ -317,6 +317,31 @@ def test_gauss_newton_names_what_it_cannot_take() -> None:
         look.curvatures(Hessian.EXACT_GN, 1)
 
 
+def weighted(output: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(output, targets.long(), weight=torch.tensor([0.5, 2.0, 1.0]))
+
+
+def positive(output: Tensor, targets: Tensor) -> Tensor:
+    weight = torch.tensor([0.5, 2.0, 1.0])
+    aims = targets[:, None].to(weight.dtype).expand(-1, 3)
+    return nn.BCEWithLogitsLoss(pos_weight=weight)(output, aims)
+
+
+@pytest.mark.parametrize("loss", (weighted, positive))
+def test_constants_of_a_loss_may_be_in_float32(loss: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    inputs, targets = torch.randn(8, 4), torch.randint(0, 2, (8,))
+    where = of(model, inputs)
+    found = {
+        hessian: score(
+            model, where.structure, [((inputs,), targets)], loss, ["obd"], method_args={"hessian": hessian}
+        )["obd"].by_group["0"]
+        for hessian in ("exact-gn", "exact")
+    }
+    torch.testing.assert_close(found["exact-gn"], found["exact"], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ("taylor-so", "obd"))
 def test_progress_is_told(method: str) -> None:
     case, told = mlp(), []

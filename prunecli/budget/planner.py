@@ -62,6 +62,23 @@ def feasible(structure: Structure, budget: Budget | str, constraints: Constraint
     return _range(budget, limits, costs, removal.steps)
 
 
+def check_reach(structure: Structure, budget: Budget | str, constraints: Constraints | None = None) -> Range:
+    """Make sure, before any unit is scored, that a budget can be met; return the range that can.
+
+    Raises:
+        UsageError: The budget or a constraint cannot be understood.
+        BudgetError: No plan meets the budget; the message gives the range.
+    """
+    budget = _parsed(budget)
+    found = feasible(structure, budget, constraints)
+    if not found.holds_wanted:
+        raise BudgetError(
+            f"`{budget.text}` cannot be met: the constraints allow {found.describe()}. "
+            "Ask for more, or loosen --min-keep, --round-to, --ignore or --keep-layer."
+        )
+    return found
+
+
 def make_plan(
     structure: Structure,
     scores: Scores,

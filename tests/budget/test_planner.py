@@ -102,6 +102,23 @@ def test_score_per_cost_prefers_what_frees_more() -> None:
     assert (len(by_cost.keep["0"]), len(by_cost.keep["2"])) == (5, 5)
 
 
+def test_below_zero_what_frees_more_goes_first() -> None:
+    structure = mlp().structure
+    dear = replace(structure.cost_terms[0], coefficient=40)  # a unit of "0" frees 45 MACs, one of "2" 9
+    structure = replace(structure, cost_terms=(dear, *structure.cost_terms[1:]))
+
+    def kept(zero: float, two: float) -> tuple[int, int]:
+        values = scores_of({"0": [zero] * 6, "2": [two] * 5})
+        plan = make_plan(structure, values, budget="units=9", rank=Rank.SCORE_PER_COST)
+        return len(plan.keep["0"]), len(plan.keep["2"])
+
+    assert kept(-0.1, -0.1) == (4, 5)
+    assert kept(-0.1, -0.3) == (6, 3)  # times what is freed: 1 of each here, so the score decides
+    assert kept(0.1, -0.3) == (6, 3)
+    assert kept(-0.1, 0.3) == (4, 5)
+    assert kept(0.0, 0.1) == (4, 5)
+
+
 def counted(structure: Structure, plan: Plan, currency: Currency) -> int:
     kept = plan.kept()
     counts = {

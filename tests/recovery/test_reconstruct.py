@@ -79,6 +79,20 @@ def depthwise() -> nn.Module:
     )  # fmt: skip
 
 
+class Solid(nn.Module):
+    """Pictures become volumes, whose repeated units a three-dimensional convolution reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv3d(2, WIDTH, 3, padding=1), nn.BatchNorm3d(WIDTH)
+        self.conv2 = nn.Conv3d(WIDTH, 4, (2, 3, 3), stride=(1, 2, 2))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv1(x.unflatten(2, (2, 4)))).relu()
+        return self.head(self.conv2(x).relu().mean((2, 3, 4)))
+
+
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "residual": (Block, ("conv1",)),
     "sum in place": (AddsInPlace, ("conv1",)),
@@ -86,6 +100,7 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "linear": (perceptron, ("1",)),
     "no bias": (without_bias, ("1",)),
     "depthwise": (depthwise, ("0",)),
+    "three dimensions": (Solid, ("conv1",)),
 }
 
 

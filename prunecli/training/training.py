@@ -1,0 +1,277 @@
+"""A model on its way: everything that changes while it trains, and how units leave it meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from prunecli.data import Evaluation
+from prunecli.graph.copying import clean_copy, named_tensors
+from prunecli.graph.cutting import cut, slice_tensor
+from prunecli.graph.restrict import restrict
+from prunecli.graph.structure import Kept, Structure
+from prunecli.history import EpochRow
+from prunecli.recipe import RateName, Recipe
+from prunecli.training.optimising import Optimising, make_optimising, move_state, state_tensors
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training under one optimizer and one learning-rate schedule."""
+
+    name: str
+    epochs: int
+    """How long it is at most; a schedule may end it earlier."""
+    lr_schedule: RateName | None = None
+    """Instead of the recipe's."""
+    trains: bool = True
+    """False: the weights stay as they are, and the model runs in eval mode."""
+
+
+@dataclass
+class Tally:
+    """Sums over the minibatches of the epoch that is running."""
+
+    loss: float = 0.0
+    hits: float = 0.0
+    samples: int = 0
+    judged: int = 0
+    """How many of the samples have a label that is right or wrong."""
+    rate: float = 0.0
+    """The learning rate at its start."""
+
+
+@dataclass
+class Place:
+    """Where a run stands, in whole numbers."""
+
+    step: int = 0
+    """Minibatches done, in all."""
+    epoch: int = 0
+    """Epochs done, in all."""
+    batch: int = 0
+    """Minibatches done in the epoch that is running."""
+    phase_number: int = 0
+    phase_epoch: int = 0
+    """Epochs done in the phase that is running."""
+    is_over: bool = False
+    """Whether the schedule has no further phase."""
+    best_epoch: int = 0
+    """The best epoch of the network as it is now; 0 before there is one."""
+    best_value: float | None = None
+    """How good it was, on test data; higher is better."""
+
+    def forget_best(self) -> None:
+        """Start to look for the best epoch anew: the network is another one."""
+        self.best_epoch, self.best_value = 0, None
+
+
+@dataclass(eq=False)
+class Training:
+    """Everything that changes while a model trains.
+
+    Units are counted as in the dense model throughout: `kept` says which of them stay, `present` which
+    of them are still there physically. Those in between are silenced: their entries in parameters are
+    zero after every step, and so is what the optimizer remembers of them (METHODS 1.2).
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    steps_per_epoch: int
+    """Minibatches in an epoch."""
+    structure: Structure | None = None
+    """Groups and tensors of the dense model; None where no unit is going to leave."""
+    place: Place = field(default_factory=Place)
+    tally: Tally = field(default_factory=Tally)
+    history: list[EpochRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What happened since the last epoch ended, for its row."""
+    phase: Phase | None = None
+    optimising: Optimising | None = None
+    average: AveragedModel | None = None
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+    """Keeps small gradients of float16 from vanishing; off in other precisions."""
+    evaluate: Callable[[nn.Module], Evaluation | None] = lambda model: None  # noqa: E731
+    """Says how good a model is on test data, if there is any: for schedules that measure a cut."""
+
+    def __post_init__(self) -> None:
+        """Start with all units."""
+        widths = {group.name: group.width for group in self.structure.groups} if self.structure else {}
+        self.kept: dict[str, NDArray[np.bool_]] = {
+            name: np.ones(width, dtype=bool) for name, width in widths.items()
+        }
+        self.present = dict(self.kept)
+        self.now = self.structure
+        """The structure of the model as it is now."""
+        self._silenced: list[tuple[str, int, Tensor]] = []
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is measured and saved: the running average where there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    @property
+    def result(self) -> nn.Module:
+        """What files hold: the judged model, without the units that are only silenced."""
+        local = self.local(self.kept)
+        if self.now is None or all(stays.all() for stays in local.values()):
+            return self.judged
+        return cut(self.judged, self.now, local)
+
+    @property
+    def unit_count(self) -> int:
+        """How many units stay."""
+        return sum(int(stays.sum()) for stays in self.kept.values())
+
+    def begin(self, phase: Phase) -> None:
+        """Start a stretch of training, with a fresh optimizer and schedule."""
+        self.place.phase_number += 1
+        self.place.phase_epoch = 0
+        self.phase = phase
+        self._start_optimising()
+
+    def end_phase(self) -> None:
+        """Let the phase end with the epoch that is running."""
+        assert self.phase is not None
+        self.phase = Phase(self.phase.name, self.place.phase_epoch, self.phase.lr_schedule, self.phase.trains)
+
+    def follow_average(self) -> None:
+        """Start the running average of the parameters, if the recipe wants one."""
+        if self.recipe.ema is not None and self.average is None:
+            self.average = self._averaging(self.model)
+
+    def replace_model(self, model: nn.Module) -> None:
+        """Go on with other weights in the same shapes, the optimizer's memory gone: begin a phase next."""
+        self.model = model
+        self.place.forget_best()
+        if self.average is not None:
+            self.average = self._averaging(model)
+
+    def start_over(self, model: nn.Module, kept: Kept) -> None:
+        """Go on with another dense model, of which `kept` (of all groups) stays: begin a phase next."""
+        assert self.structure is not None
+        self.kept = {name: kept[name] for name in self.kept}
+        self.present = dict(self.kept)
+        self._silenced = []
+        self.optimising = None
+        self.now = self.structure
+        if not all(stays.all() for stays in kept.values()):
+            model, self.now = cut(model, self.structure, kept), restrict(self.structure, kept)
+        self.replace_model(model)
+
+    def drop(self, kept: Kept) -> None:
+        """Silence every unit that `kept` (dense units) does not keep; it never comes back.
+
+        Where a normalisation or a mean runs over them, silent is not the same as gone: then they go.
+        """
+        assert self.structure is not None
+        assert self.now is not None
+        gone = {name: self.kept[name] & ~stays for name, stays in kept.items() if name in self.kept}
+        self.kept = {name: self.kept[name] & kept.get(name, self.kept[name]) for name in self.kept}
+        self.place.forget_best()
+        self._find_silenced()
+        self.silence()
+        by_name = self.structure.by_name
+        if any(each.any() and by_name[name].changes_statistics for name, each in gone.items()):
+            self.shrink()
+
+    def shrink(self) -> None:
+        """Take the silenced units out of the model, the optimizer's memory and the average."""
+        if self.now is None:
+            return
+        local = self.local(self.kept)
+        if all(stays.all() for stays in local.values()):
+            return
+        old, structure = self.model, self.now
+        self.model = cut(old, structure, local)
+        if self.average is not None:
+            averaged = self._averaging(cut(self.average.module, structure, local))
+            averaged.n_averaged.copy_(self.average.n_averaged)
+            self.average = averaged
+        if self.optimising is not None:
+            sliced = partial(slice_tensor, structure=structure, kept=local)
+            move_state(self.optimising.optimizer, old, self.model, lambda name, tensor: sliced(tensor, name))
+        self.now = restrict(structure, local)
+        self.present = dict(self.kept)
+        self._silenced = []
+
+    def local(self, kept: Kept) -> dict[str, NDArray[np.bool_]]:
+        """Return the same choice, counted in the units that are present."""
+        return {name: kept[name][present] for name, present in self.present.items()}
+
+    def dense(self, values: Mapping[str, Tensor], gone: float) -> dict[str, Tensor]:
+        """Return values of the units present as values of all units: `gone` for those that do not stay."""
+        spread = {}
+        for name in values:
+            present = self.present[name]
+            whole = torch.full((len(present),), gone, dtype=torch.float64)
+            whole[torch.from_numpy(present)] = values[name].double().cpu()
+            whole[torch.from_numpy(~self.kept[name])] = gone
+            spread[name] = whole
+        return spread
+
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Set what belongs to silenced units to zero: parameters, optimizer's memory, average."""
+        if not self._silenced:
+            return
+        tables: list[Mapping[str, Tensor]] = [dict(self.model.named_parameters())]
+        if self.average is not None:
+            tables.append(dict(self.average.module.named_parameters()))
+        if self.optimising is not None:
+            remembered: dict[str, dict[str, Tensor]] = {}
+            for name, key, tensor in state_tensors(self.optimising.optimizer, self.model):
+                remembered.setdefault(key, {})[name] = tensor
+            tables += remembered.values()
+        for table in tables:
+            for name, dim, positions in self._silenced:
+                if name in table and table[name].ndim > dim:
+                    table[name].index_fill_(dim, positions, 0)
+
+    def forget_momentum(self) -> None:
+        """Clear everything that the optimizer remembers of the parameters' past."""
+        assert self.optimising is not None
+        self.optimising.optimizer.state.clear()
+
+    def resume_at(self, kept: Kept, present: Kept) -> None:
+        """Bring a fresh run, which has all units, to those of a run that is taken up again."""
+        if self.structure is not None:
+            names = list(self.kept)  # files keep no order
+            self.kept = {name: present[name] for name in names}
+            self.shrink()
+            self.kept = {name: kept[name] for name in names}
+            self._find_silenced()
+        if self.phase is not None:
+            self._start_optimising()
+
+    def _start_optimising(self) -> None:
+        assert self.phase is not None
+        steps = -(-self.steps_per_epoch // self.recipe.accumulate)
+        self.optimising = make_optimising(
+            self.model, self.recipe, self.phase.epochs, steps, self.phase.lr_schedule
+        )
+
+    def _find_silenced(self) -> None:
+        """Find where, in the parameters as they are now, the silenced units lie."""
+        assert self.now is not None
+        local = self.local(self.kept)
+        tensors = named_tensors(self.model)
+        self._silenced = []
+        for name, tensor in self.now.parameters():
+            for dim, axis in enumerate(tensor.axes):
+                stays = axis.kept(local) if axis is not None else None
+                if stays is not None and not stays.all():
+                    positions = torch.from_numpy(np.flatnonzero(~stays)).to(tensors[name].device)
+                    self._silenced.append((name, dim, positions))
+
+    def _averaging(self, model: nn.Module) -> AveragedModel:
+        assert self.recipe.ema is not None
+        return AveragedModel(clean_copy(model), multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema))

@@ -5,6 +5,7 @@ them down; the terminal's tables are made in cli/.
 """
 
 from prunecli.report.comparison import compare
+from prunecli.report.pictures import training_pictures
 from prunecli.report.text import to_csv, to_markdown
 from prunecli.report.values import (
     Accuracy,
@@ -16,10 +17,12 @@ from prunecli.report.values import (
     Notice,
     OnnxCheck,
     ParityCheck,
+    PhaseFacts,
     RecoveredLayer,
     Recovery,
     Report,
     Totals,
+    TrainingFacts,
     WrittenFile,
 )
 
@@ -33,12 +36,15 @@ __all__ = [
     "Notice",
     "OnnxCheck",
     "ParityCheck",
+    "PhaseFacts",
     "RecoveredLayer",
     "Recovery",
     "Report",
     "Totals",
+    "TrainingFacts",
     "WrittenFile",
     "compare",
     "to_csv",
     "to_markdown",
+    "training_pictures",
 ]

@@ -17,6 +17,7 @@ from prunecli.report.values import (
     Recovery,
     Report,
     Totals,
+    TrainingFacts,
     WrittenFile,
 )
 from prunecli.strict_json import Json
@@ -36,6 +37,7 @@ def compare(
     accuracy: tuple[Accuracy | None, Accuracy | None] = (None, None),
     parity: Sequence[ParityCheck] = (),
     recovery: Recovery | None = None,
+    training: TrainingFacts | None = None,
     onnx: OnnxCheck | None = None,
     files: Sequence[WrittenFile] = (),
     settings: Mapping[str, Json] | None = None,
@@ -54,6 +56,7 @@ def compare(
         accuracy: Before and after, where labelled data is known.
         parity: The proofs that were run.
         recovery: What was done after the cut to win accuracy back.
+        training: How the smaller model was trained.
         onnx: The check of the ONNX file, where there is one.
         files: What was written.
         settings: What was asked for.
@@ -77,6 +80,7 @@ def compare(
         accuracy_after=accuracy[1],
         parity=tuple(parity),
         recovery=recovery,
+        training=training,
         onnx=onnx,
         files=tuple(files),
         settings=dict(settings or {}),

@@ -7,6 +7,8 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 
+from prunecli.report.numbers import human, human_bytes, percent
+from prunecli.report.training_text import figure_lines, phase_notes, phase_table, shows_layers, training_text
 from prunecli.report.values import Accuracy, LayerChange, OnnxCheck, ParityCheck, Recovery, Report
 
 _SHOWN = 20
@@ -38,9 +40,10 @@ def to_markdown(report: Report) -> str:
         f"### {_cell(report.title)}",
         "\n".join(_totals(report)),
         "\n".join(f"- {line}" for line in _facts(report)),
-        "\n".join(_layer_table(report, layers[:_SHOWN])),
+        "\n".join(_phase_table(report)),
+        "\n".join(_layer_table(report, layers[:_SHOWN])) if shows_layers(report) else "",
     ]
-    if rest := layers[_SHOWN:]:
+    if (rest := layers[_SHOWN:]) and shows_layers(report):
         rows = _layer_table(report, rest)
         room = _MOST_CHARACTERS - sum(map(len, parts))
         shown = _fitting(rows, room)
@@ -49,34 +52,6 @@ def to_markdown(report: Report) -> str:
         )
         parts.append(f"<details><summary>{title}</summary>\n\n" + "\n".join(rows[:shown]) + "\n\n</details>")
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def human(number: int) -> str:
-    """Write a count with three digits and a unit.
-
-    >>> [human(n) for n in (0, 999, 1_234, 40_960_000, 999_999, 4_089_184_256)]
-    ['0', '999', '1.23K', '41.0M', '1.00M', '4.09G']
-    """
-    return _scaled(number, ("", "K", "M", "G", "T", "P"), "")
-
-
-def human_bytes(size: int) -> str:
-    """Write a file size, in powers of 1000.
-
-    >>> human_bytes(1_093_000)
-    '1.09 MB'
-    """
-    return _scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
-
-
-def percent(share: float) -> str:
-    """Write a share of 1.
-
-    >>> percent(0.4687), percent(1.0), percent(0.0004)
-    ('46.9%', '100%', '0.0%')
-    """
-    text = f"{100 * share:.1f}%"
-    return "100%" if text == "100.0%" else text
 
 
 def macs_share(layer: LayerChange, report: Report) -> float:
@@ -130,7 +105,8 @@ def recovery_text(recovery: Recovery) -> str:
     if recovery.method == "recalibrate-bn":
         text = f"{recovery.norms} normalisations recalibrated on {recovery.samples:,} samples"
     else:
-        text = f"{len(recovery.layers)} layers re-solved on {recovery.samples:,} samples"
+        done = "re-solved" if recovery.method == "reconstruct" else "trained"
+        text = f"{len(recovery.layers)} layers {done} on {recovery.samples:,} samples"
         if recovery.layers:
             before, after = (
                 sum(getattr(layer, name) for layer in recovery.layers) / len(recovery.layers)
@@ -158,18 +134,6 @@ def onnx_text(check: OnnxCheck) -> str:
     return f"error {check.error:.1e} against PyTorch at batch {batches}; {kind}, opset {check.opset}"
 
 
-def _scaled(number: int, units: Sequence[str], gap: str) -> str:
-    if abs(number) < 1000:
-        return f"{number}{gap}{units[0]}".rstrip()
-    value = float(number)
-    for unit in units:
-        digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-        if abs(round(value, digits)) < 1000:
-            return f"{value:.{digits}f}{gap}{unit}"
-        value /= 1000
-    return f"{value * 1000:.0f}{gap}{units[-1]}"
-
-
 def _totals(report: Report) -> Iterator[str]:
     totals = report.totals
     yield "| | before | after | left |"
@@ -185,6 +149,10 @@ def _totals(report: Report) -> Iterator[str]:
 def _facts(report: Report) -> Iterator[str]:
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield f"accuracy: {accuracy}"
+    if report.training:
+        yield f"training: {_cell(training_text(report.training))}"
+        yield from (f"{name}: {_cell(value)}" for name, value in figure_lines(report.training))
+        yield from map(_cell, phase_notes(report.training))
     if report.recovery:
         yield f"recovery: {recovery_text(report.recovery)}"
         yield from map(_cell, report.recovery.notes)
@@ -195,6 +163,16 @@ def _facts(report: Report) -> Iterator[str]:
         yield from map(_cell, report.onnx.notes)
     yield from (f"written: {_cell(file.name)}, {human_bytes(file.size)}" for file in report.files)
     yield from (f"**warning:** {_safe(notice.text)}" for notice in report.warnings)
+
+
+def _phase_table(report: Report) -> Iterator[str]:
+    if report.training is None:
+        return
+    titles, *rows = phase_table(report.training)
+    yield f"| {' | '.join(titles)} |"
+    yield f"|---|{'---:|' * (len(titles) - 1)}"
+    for row in rows:
+        yield f"| {' | '.join(map(_cell, row))} |"
 
 
 def _layer_table(report: Report, layers: Sequence[LayerChange]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prunecli.errors import InputError
+from prunecli.history import EpochRow
 from prunecli.strict_json import FieldError, Json, from_plain, to_plain
 
 REPORT_VERSION = 1
@@ -106,7 +107,10 @@ class ParityCheck:
 
 @dataclass(frozen=True)
 class RecoveredLayer:
-    """One layer that was re-solved: its squared distance from the dense one, over the spread there."""
+    """One layer that was re-solved or trained: how far it was from the dense one, and is now.
+
+    A squared distance, over the spread there for `reconstruct`, over the squared size for `i-spasp-train`.
+    """
 
     name: str
     error_before: float
@@ -115,10 +119,10 @@ class RecoveredLayer:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was done after the cut, without training, to win accuracy back."""
+    """What was done after the cut, without training the whole, to win accuracy back."""
 
     method: str
-    """`recalibrate-bn` or `reconstruct`."""
+    """`recalibrate-bn`, `reconstruct` or `i-spasp-train`."""
     samples: int
     sample: str
     """The source of the samples, without folders."""
@@ -128,6 +132,42 @@ class Recovery:
     norms: int = 0
     """How many normalisations were recalibrated."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PhaseFacts:
+    """One stretch of training, as it stood at its end. Accuracies are shares of 1."""
+
+    name: str
+    epochs: int
+    loss: float
+    units: int | None = None
+    params: int | None = None
+    macs: int | None = None
+    top1: float | None = None
+    test_loss: float | None = None
+    test_top1: float | None = None
+    best_top1: float | None = None
+    """The best on test data in any of its epochs."""
+    density: float | None = None
+    """Share of activations that are not zero, where the schedule counts them."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """How a model was trained."""
+
+    schedule: str
+    batch_size: int
+    phases: tuple[PhaseFacts, ...] = ()
+    rows: tuple[EpochRow, ...] = ()
+    arguments: Mapping[str, Json] = field(default_factory=dict)
+    """Of the schedule."""
+    recipe: Mapping[str, Json] = field(default_factory=dict)
+    """What of the recipe was set, and how long."""
+    figures: Mapping[str, Json] = field(default_factory=dict)
+    """What the schedule has to say of the whole run."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +218,7 @@ class Report:
     accuracy_after: Accuracy | None = None
     parity: tuple[ParityCheck, ...] = ()
     recovery: Recovery | None = None
+    training: TrainingFacts | None = None
     onnx: OnnxCheck | None = None
     files: tuple[WrittenFile, ...] = ()
     settings: Mapping[str, Json] = field(default_factory=dict)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+_CONTEXT = "context"
+
 
 @dataclass(frozen=True)
 class Described:
@@ -19,6 +21,10 @@ class Described:
     metavar: str | None = None
     min: float | None = None
     max: float | None = None
+
+
+class Given(frozenset[str]):
+    """Names of the options that the user gave: a command that has a parameter of this type is told."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +45,31 @@ def grouped(panels: Mapping[type, Panel]) -> Callable[[Callable[..., None]], Cal
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
         groups = {name: hints[name] for name in hints if hints[name] in panels}
-        parameters: list[inspect.Parameter] = []
+        told = [name for name in hints if hints[name] is Given]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [inspect.Parameter(_CONTEXT, keyword, annotation=typer.Context)]
         for name, parameter in inspect.signature(command).parameters.items():
             if name in groups:
                 parameters += _parameters(groups[name], panels[groups[name]])
-            else:
-                kind = inspect.Parameter.KEYWORD_ONLY
-                parameters.append(parameter.replace(annotation=hints[name], kind=kind))
+            elif name not in told:
+                parameters.append(parameter.replace(annotation=hints[name], kind=keyword))
 
         def call(**values: Any) -> None:
+            given = _given(values.pop(_CONTEXT))
             for name, group in groups.items():
                 values[name] = group(**{item.name: _frozen(values.pop(item.name)) for item in fields(group)})
-            command(**values)
+            command(**values, **dict.fromkeys(told, given))
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return call
 
     return wrap
+
+
+def _given(context: typer.Context) -> Given:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return Given(name for name, source in sources.items() if source and not source.name.startswith("DEFAULT"))
 
 
 def _parameters(group: Any, panel: Panel) -> list[inspect.Parameter]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunecli.cli.arguments import another_value, as_plain, explained, with_defaults
 from prunecli.cli.options import Style, with_options
 from prunecli.cli.streams import write_result
 
 if TYPE_CHECKING:
-    from prunecli.importance.registry import Argument, MethodInfo
+    from prunecli.importance.registry import MethodInfo
 
 NAME = "methods"
 EXAMPLES = """Examples:
@@ -44,7 +45,7 @@ def render(methods: tuple[MethodInfo, ...], style: Style) -> str:
             method.name,
             ", ".join(method.needs.names),
             method.passes,
-            ", ".join(_arguments(method)),
+            ", ".join(with_defaults(method.arguments.values())),
             method.summary,
             method.source,
         )
@@ -76,7 +77,7 @@ def render_one(method: MethodInfo, style: Style) -> str:
         f"needs     {', '.join(method.needs.names)}",
         f"passes    {passes}",
         f"source    {method.source}",
-        *(line for argument in method.arguments.values() for line in ("", *_explained(argument))),
+        *explained(method.arguments.values()),
         "",
         f"example   {example(method)}",
     )
@@ -87,31 +88,20 @@ def example(method: MethodInfo) -> str:
     """Return a command that uses the method, and its first argument if it takes any."""
     data = " --data npz:train.npz[:1024]" if method.needs_data else ""
     argument = next(iter(method.arguments.values()), None)
-    setting = f" --method-arg {argument.name}={_another_value(argument)}" if argument else ""
+    setting = f" --method-arg {argument.name}={another_value(argument)}" if argument else ""
     return f"prunecli prune model.pt --method {method.name}{setting}{data} --keep 0.5"
-
-
-def _another_value(argument: Argument) -> str:
-    """Return a value that is not the default, where the values can be listed."""
-    others = (choice for choice in argument.choices if choice != argument.default_text)
-    return next(others, argument.default_text)
-
-
-def _explained(argument: Argument) -> tuple[str, str]:
-    """Return two lines: what an argument is and its default; what it means."""
-    fact = f"{argument.name}: {argument.expects}, by default {argument.default_text}"
-    return f"argument  {fact}", f"{'':<10}{argument.meaning}"
 
 
 def _in_words(method: MethodInfo) -> tuple[str, str]:
     """Return two lines: what it scores; what it needs and where it comes from."""
     passes = f"{method.passes} pass{'es' * (method.passes != '1')}"
-    facts = (f"needs {', '.join(method.needs.names)}", passes, *_arguments(method), method.source)
+    facts = (
+        f"needs {', '.join(method.needs.names)}",
+        passes,
+        *with_defaults(method.arguments.values()),
+        method.source,
+    )
     return f"{method.name:<22}{method.summary}", f"{'':<22}{'; '.join(facts)}"
-
-
-def _arguments(method: MethodInfo) -> tuple[str, ...]:
-    return tuple(f"{name}={argument.default_text}" for name, argument in method.arguments.items())
 
 
 def _plain(method: MethodInfo) -> dict[str, object]:
@@ -122,14 +112,6 @@ def _plain(method: MethodInfo) -> dict[str, object]:
         "needs": list(method.needs.names),
         "passes": method.passes,
         "granularity": method.granularity.value,
-        "arguments": [
-            {
-                "name": name,
-                "default": argument.default_text,
-                "expects": argument.expects,
-                "meaning": argument.meaning,
-            }
-            for name, argument in method.arguments.items()
-        ],
+        "arguments": as_plain(method.arguments.values()),
         "source": method.source,
     }

@@ -11,14 +11,22 @@ from prunecli.cli.grouping import Described, Panel, grouped
 from prunecli.pipeline.settings import (
     Budget,
     Decision,
+    Directed,
     Files,
     Importance,
+    JudgedData,
     Machine,
+    Ranking,
     Recovery,
+    Run,
     Samples,
     Source,
+    Steps,
     Study,
+    TrainedFiles,
+    TrainingData,
 )
+from prunecli.recipe import Recipe
 
 FormatName = Literal["table", "json", "csv", "md"]
 
@@ -84,6 +92,7 @@ DATA = Panel(
             "`random:256`. Overrides the spec.",
             metavar="SOURCE",
         ),
+        "train_data": Described("What training trains on. Overrides the spec.", metavar="SOURCE"),
         "test_data": Described(
             "Labelled samples that accuracy is measured on. Overrides the spec.", metavar="SOURCE"
         ),
@@ -101,8 +110,9 @@ MACHINE = Panel(
             "Where the model runs; auto is the first there is of cuda, mps, cpu.", metavar="NAME"
         ),
         "dtype": Described(
-            "Precision that importance and accuracy are measured in: float32, float64, bfloat16, float16; "
-            "auto is the checkpoint's, but at least float32. The files keep the checkpoint's.",
+            "Precision that models run in: float32, float64, bfloat16 (bf16), float16 (fp16); auto is the "
+            "checkpoint's, but at least float32. Training in half precision keeps parameters as they are, "
+            "and so do the files.",
             metavar="NAME",
         ),
         "threads": Described("CPU threads. Default: what PyTorch chooses.", metavar="N", min=1),
@@ -121,8 +131,9 @@ IMPORTANCE = Panel(
         "method_arg": Described("A setting of the method. Repeatable.", metavar="NAME=VALUE"),
         "preset": Described(
             "Settings that go together, where you set no others: `best` scores by `fisher`, ranks by score "
-            "per cost and re-solves layers; `rank-code` is `contribution` as its authors' code has it.",
-            metavar="best|rank-code",
+            "per cost and re-solves layers; `rank` is rank-based pruning in training (`--schedule "
+            "contribution`) as its paper has it, `rank-code` as its authors' code has it.",
+            metavar="best|rank|rank-code|...",
         ),
         "fallback": Described(
             "Score the groups that the method cannot score by this one. Their scores do not compare: "
@@ -192,11 +203,106 @@ RECOVERY = Panel(
         ),
         "reconstruct": Described(
             "Re-solve every layer behind the cut by least squares, so that it puts out what it did in the "
-            "dense model; labels are not looked at."
+            "dense model; labels are not looked at.",
+            ("--reconstruct/--no-reconstruct",),
         ),
         "recovery_samples": Described(
             "Samples for either, at most; `--max-memory` may allow fewer.", metavar="N", min=2
         ),
+    },
+)
+STEPS = Panel(
+    "Step by step",
+    {
+        "steps": Described(
+            "Prune in so many steps while the model trains on, scored by its own gradients. "
+            "0: at once, without training.",
+            metavar="N",
+            min=0,
+        ),
+        "step_units": Described(
+            "Instead of --steps: remove that many units each time, a number or a share of all, such as `2%`.",
+            metavar="N|SHARE",
+        ),
+        "prune_every": Described("Minibatches between two steps.", metavar="N", min=1),
+        "score_momentum": Described(
+            "How much earlier scores count at each step; 0: not at all.", metavar="SHARE"
+        ),
+        "max_loss": Described(
+            "Stop pruning for good once the mean training loss since the last step exceeds this.",
+            metavar="LOSS",
+        ),
+        "fixed_criterion": Described("Score once, before the first step, and never again."),
+        "tune": Described(
+            "Train while pruning; without, the weights stay as they are.", ("--tune/--no-tune",)
+        ),
+        "physical_every": Described(
+            "Steps after which silenced units are really taken out; 0: at the end. The result is the same.",
+            metavar="N",
+            min=0,
+        ),
+    },
+)
+RECIPE = Panel(
+    "Training",
+    {
+        "epochs": Described("How often each training sample is seen.", metavar="N", min=0),
+        "optimizer": Described("SGD with momentum, Adam or AdamW.", metavar="sgd|adam|adamw"),
+        "lr": Described("The highest learning rate.", metavar="RATE"),
+        "lr_schedule": Described(
+            "How the rate falls: along a cosine to zero, in steps, not at all, or one cycle up and down.",
+            metavar="cosine|step|constant|onecycle",
+        ),
+        "lr_step": Described("Epochs between two drops of `--lr-schedule step`.", metavar="N", min=1),
+        "lr_gamma": Described("What each of these drops multiplies the rate by.", metavar="FACTOR"),
+        "warmup": Described("Epochs in which the rate rises from nearly zero.", metavar="EPOCHS"),
+        "momentum": Described("Momentum of SGD; of Adam and AdamW, the first beta.", metavar="SHARE"),
+        "nesterov": Described("Nesterov's form of the momentum.", ("--nesterov/--no-nesterov",)),
+        "second_beta": Described("The second beta of Adam and AdamW.", metavar="SHARE"),
+        "weight_decay": Described("Weight decay; biases and normalisations are spared.", metavar="DECAY"),
+        "decay_all": Described("Let weight decay act on biases and normalisations too."),
+        "label_smoothing": Described("Share of the label spread over all classes.", metavar="SHARE"),
+        "clip": Described("Largest norm of the gradients.", metavar="NORM"),
+        "accumulate": Described("Minibatches whose gradients make one step.", metavar="N", min=1),
+        "augment": Described(
+            "Random changes to pictures, such as `crop,flip` or `crop=4,flip,randaugment,cutmix`.",
+            metavar="NAMES",
+        ),
+        "ema": Described(
+            "Keep a running average of the parameters with this decay, such as 0.999; it is what is saved.",
+            metavar="DECAY",
+        ),
+        "distill": Described(
+            "Let the model learn from the answers of the dense one, too.", metavar="CHECKPOINT"
+        ),
+        "distill_temperature": Described("By which answers are softened.", metavar="T"),
+        "distill_weight": Described("Share of the loss that comes from these answers.", metavar="SHARE"),
+        "patience": Described(
+            "End a stretch of training after so many epochs without improvement on the test data.",
+            metavar="N",
+            min=1,
+        ),
+        "channels_last": Described("Lay images out with channels last, which is faster on many machines."),
+        "workers": Described("Processes that read and augment samples.", metavar="N", min=0),
+    },
+)
+RUN = Panel(
+    "Run",
+    {
+        "resume": Described("Go on with the run in NAME.run, which was stopped or killed."),
+        "take": Described(
+            "Which epoch's model to write; auto is the last, with --patience the best on the test data.",
+            metavar="auto|last|best",
+        ),
+    },
+)
+DIRECTED = Panel(
+    "Schedule",
+    {
+        "schedule": Described(
+            "What happens to the model while it trains; `prunecli schedules` lists them.", metavar="NAME"
+        ),
+        "schedule_arg": Described("A setting of the schedule. Repeatable.", metavar="NAME=VALUE"),
     },
 )
 FILES = Panel(
@@ -237,6 +343,14 @@ with_options = grouped(
         Decision: DECISION,
         Recovery: RECOVERY,
         Files: FILES,
+        TrainingData: DATA,
+        JudgedData: DATA,
+        Ranking: IMPORTANCE,
+        TrainedFiles: FILES,
+        Steps: STEPS,
+        Recipe: RECIPE,
+        Run: RUN,
+        Directed: DIRECTED,
         Style: SHOWN,
         Shown: SHOWN,
     }

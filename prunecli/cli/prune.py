@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prunecli.cli.grouping import Given
 from prunecli.cli.options import CheckpointPath, Shown, with_options
-from prunecli.cli.streams import say, write_result
 from prunecli.pipeline.settings import (
     Budget,
     Choices,
@@ -12,9 +12,12 @@ from prunecli.pipeline.settings import (
     Importance,
     Machine,
     Recovery,
+    Run,
     Samples,
     Source,
+    Steps,
 )
+from prunecli.recipe import Recipe
 
 NAME = "prune"
 EXAMPLES = """Examples:
@@ -31,24 +34,33 @@ def command(
     budget: Budget,
     decision: Decision,
     recovery: Recovery,
+    steps: Steps,
+    recipe: Recipe,
+    run: Run,
     machine: Machine,
     files: Files,
     shown: Shown,
+    given: Given,
 ) -> None:
     """Remove the least important units, prove the smaller model equal to the masked one, and save it."""
     from prunecli.cli.progress import reporting
-    from prunecli.cli.tables import report_text
+    from prunecli.cli.tables import show_report
     from prunecli.pipeline.prune import prune
 
-    choices = Choices(source, samples, importance, budget, decision, recovery, machine, files)
+    choices = Choices(
+        source=source,
+        samples=samples,
+        importance=importance,
+        budget=budget,
+        decision=decision,
+        recovery=recovery,
+        machine=machine,
+        files=files,
+        steps=steps,
+        recipe=recipe,
+        run=run,
+        given=given,
+    )
     with reporting(shown) as reporter:
         pruned = prune(checkpoint, choices, reporter)
-    if shown.quiet:
-        for path in pruned.files[:1]:  # a dry run may write nothing
-            write_result(str(path))
-        return
-    sizes = {path: path.stat().st_size for path in pruned.files}
-    write_result(report_text(pruned.report, shown.style, sizes))
-    if shown.style != "table":  # which names the paths itself
-        for path in pruned.files:
-            say(f"wrote {path}")
+    show_report(pruned.report, pruned.files, shown)

@@ -18,23 +18,18 @@ from rich.console import Console
 from rich.text import Text
 
 from prunecli.cli.streams import has_colour, plain
-from prunecli.report import Change, LayerChange, Report
-from prunecli.report.text import (
-    accuracy_text,
-    human,
-    human_bytes,
-    macs_share,
-    onnx_text,
-    parity_text,
-    percent,
-    recovery_text,
-)
+from prunecli.report import Change, LayerChange, Report, TrainingFacts
+from prunecli.report.numbers import human, human_bytes, percent
+from prunecli.report.text import accuracy_text, macs_share, onnx_text, parity_text, recovery_text
+from prunecli.report.training_text import figure_lines, phase_notes, phase_table, shows_layers, training_text
 
 UNLIMITED = 100_000
 """Columns of a pipe."""
 _SHORTEST_NAME = 16
 """What a name keeps even where it costs the table its fit."""
 _GAP = "  "
+_SPARE = ("params", "best", "loss")
+"""Columns of the table of phases that may go."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,11 @@ def render_report(report: Report, console: Console, written: Mapping[Path, int] 
             if value not in (None, "", []) and name != "sample_digest"
         )
         lines += paragraph(asked, width, style="dim")
-    lines += [Text(), *table_lines(layer_columns(report), width), Text()]
+    if shows_layers(report):
+        lines += [Text(), *table_lines(layer_columns(report), width)]
+    if report.training and report.training.phases:
+        lines += [Text(), *table_lines(phase_columns(report.training), width, has_total=False)]
+    lines += [Text()]
     for label, text in _summary(report, written):
         lines += paragraph(text, width, (f"{label:<10}", "bold"))
     for notice in report.warnings:
@@ -202,6 +201,15 @@ def layer_columns(report: Report) -> list[Column]:
     ]
 
 
+def phase_columns(facts: TrainingFacts) -> list[Column]:
+    """Return the table of phases: what was left, and how good it was at the end of each."""
+    titles, *rows = phase_table(facts)
+    return [
+        Column(title, tuple(plain(row[i]) for row in rows), is_name=i == 0, drop=2 if title in _SPARE else 0)
+        for i, title in enumerate(titles)
+    ]
+
+
 def _sum_up(layers: Sequence[LayerChange]) -> LayerChange:
     zero = Change(0, 0)
     params = sum((layer.params for layer in layers), zero)
@@ -236,6 +244,10 @@ def _summary(report: Report, written: Mapping[Path, int] | None) -> Iterator[tup
         yield label, f"{write(change.before)} -> {write(change.after)} ({percent(change.ratio)} left)"
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield "accuracy", accuracy
+    if report.training:
+        yield "training", training_text(report.training)
+        yield from (("", f"{name}: {value}") for name, value in figure_lines(report.training))
+        yield from (("", note) for note in phase_notes(report.training))
     if report.recovery:
         yield "recovery", recovery_text(report.recovery)
         yield from (("", note) for note in report.recovery.notes)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunecli.cli.grouping import Given
 from prunecli.cli.options import CheckpointPath, Shown, with_options
 from prunecli.cli.streams import say, write_result
 from prunecli.pipeline.settings import Importance, Machine, Samples, Source, Study
@@ -51,6 +52,7 @@ def command(
     study: Study,
     machine: Machine,
     shown: Shown,
+    given: Given,
     out: Out = None,
     force: Force = False,
     units: Units = False,
@@ -60,13 +62,15 @@ def command(
     from prunecli.pipeline.score import score
 
     with reporting(shown) as reporter:
-        scored = score(checkpoint, source, samples, importance, study, machine, out, force, reporter)
-    if shown.quiet:
-        write_result("\n".join(map(str, scored.files)) or render(scored, shown, units))
-        return
-    write_result(render(scored, shown, units))
-    for path in scored.files:
-        say(f"wrote {path}")
+        scored = score(checkpoint, source, samples, importance, study, machine, out, force, reporter, given)
+    paths = "\n".join(map(str, scored.files)) if shown.quiet else ""
+    if paths or shown.style in ("csv", "json"):  # tables end with the notes
+        for note in notes_of(scored):
+            say(f"warning: {note}")
+    write_result(paths or render(scored, shown, units))
+    if not shown.quiet:
+        for path in scored.files:
+            say(f"wrote {path}")
 
 
 def render(scored: Scored, shown: Shown, units: bool) -> str:
@@ -74,7 +78,7 @@ def render(scored: Scored, shown: Shown, units: bool) -> str:
     from prunecli.cli.tables import to_csv, to_markdown, to_terminal
 
     table = units_table(scored) if units else groups_table(scored)
-    notes = tuple(dict.fromkeys(note for each in scored.scores.values() for note in each.about.notes))
+    notes = notes_of(scored)
     tables = [table] if units or not scored.agreements else []
     match shown.style:
         case "json":
@@ -89,12 +93,24 @@ def render(scored: Scored, shown: Shown, units: bool) -> str:
             return to_terminal([*tables, *compared], f"{scored.checkpoint}: higher = keep", notes)
 
 
+def notes_of(scored: Scored) -> tuple[str, ...]:
+    """Return what a reader of the scores should know, each once."""
+    return tuple(dict.fromkeys(note for each in scored.scores.values() for note in each.about.notes))
+
+
 def groups_table(scored: Scored) -> Table:
-    """Return one row per method and group: how its scores spread."""
+    """Return one row per method and group: how its scores spread, by the name of who really scored it."""
     from prunecli.cli.tables import Table
 
     rows = tuple(
-        (method, group, len(values), values.min().item(), values.median().item(), values.max().item())
+        (
+            scores.about.fallbacks.get(group, method),
+            group,
+            len(values),
+            values.min().item(),
+            values.median().item(),
+            values.max().item(),
+        )
         for method, scores in scored.scores.items()
         for group, values in scores.by_group.items()
     )
@@ -102,17 +118,23 @@ def groups_table(scored: Scored) -> Table:
 
 
 def units_table(scored: Scored) -> Table:
-    """Return one row per unit, one column per method."""
+    """Return one row per unit, one column per method; one more for a method that others filled in for."""
     from prunecli.cli.tables import Table
 
     first = next(iter(scored.scores.values())).by_group
-    columns = [
-        [value for values in scores.by_group.values() for value in values.tolist()]
-        for scores in scored.scores.values()
-    ]
+    titles: list[str] = []
+    columns: list[list[Cell]] = []
+    for method, scores in scored.scores.items():
+        titles.append(method)
+        columns.append([value for values in scores.by_group.values() for value in values.tolist()])
+        if fallbacks := scores.about.fallbacks:
+            titles.append(f"{method}: scored by")
+            columns.append(
+                [fallbacks.get(group, method) for group, each in scores.by_group.items() for _ in each]
+            )
     names = [(group, unit) for group, values in first.items() for unit in range(len(values))]
     rows = tuple((*name, *values) for name, values in zip(names, zip(*columns, strict=True), strict=True))
-    return Table("Scores by unit", ("group", "unit", *scored.scores), rows)
+    return Table("Scores by unit", ("group", "unit", *titles), rows)
 
 
 def agreement_table(scored: Scored) -> Table:

@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 from rich.text import Text
 
+from prunecli.cli.options import Shown
 from prunecli.cli.render import Column, paragraph, print_lines, render_report, stdout_console, table_lines
-from prunecli.cli.streams import plain
+from prunecli.cli.streams import plain, say, write_result
 from prunecli.report import Report, text
 
 Cell: TypeAlias = "str | int | float | None"
@@ -92,6 +93,19 @@ def report_text(report: Report, style: str, written: Mapping[Path, int] | None =
     with console.capture() as captured:
         render_report(report, console, written)
     return captured.get()
+
+
+def show_report(report: Report, files: Sequence[Path], asked: Shown) -> None:
+    """Write a report to standard output; only the path of the first file, if that is all to be said."""
+    if asked.quiet:
+        for path in files[:1]:  # a dry run may write nothing
+            write_result(str(path))
+        return
+    sizes = {path: path.stat().st_size for path in files}
+    write_result(report_text(report, asked.style, sizes))
+    if asked.style != "table":  # which names the paths itself
+        for path in files:
+            say(f"wrote {path}")
 
 
 def shown(cell: Cell) -> str:

@@ -6,14 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from prunecli.costs import describe
-from prunecli.errors import CheckpointError, InputError
+from prunecli.errors import CheckpointError, InputError, OutputError
+from prunecli.export.files import write_files
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.measuring import measure_accuracy
 from prunecli.pipeline.opening import Opened, open_model
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Machine, Samples, Source
 from prunecli.pipeline.versions import versions
-from prunecli.report import Environment, ParityCheck, Report, WrittenFile, compare
+from prunecli.report import Environment, ParityCheck, Report, WrittenFile, compare, training_pictures
 from prunecli.strict_json import FieldError, from_plain
 
 
@@ -31,6 +32,27 @@ def read_report(path: str) -> Report:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not text"
         raise InputError(f"`{path}` cannot be read: {reason.lower()}.") from None
+
+
+def write_pictures(report: Report, folder: str, force: bool = False) -> tuple[Path, ...]:
+    """Write what can be drawn of a report as SVG files, and return their paths.
+
+    Raises:
+        InputError: the report tells of no training, so there is nothing to draw.
+        OutputError: a file is there already, or cannot be written.
+    """
+    pictures = training_pictures(report.training) if report.training is not None else {}
+    if not pictures:
+        raise InputError(
+            f"`--pictures`: nothing was trained in the report of `{report.title}`. Name one that "
+            "`prunecli train`, `finetune` or `prune --steps` wrote."
+        )
+    contents = {Path(folder) / name: picture.encode() for name, picture in pictures.items()}
+    taken = next((path for path in contents if path.exists()), None)
+    if taken is not None and not force:
+        raise OutputError(f"`{taken}` is there already. Use `--force` to replace it, or name another folder.")
+    write_files(contents, force)
+    return tuple(contents)
 
 
 def compare_checkpoints(
@@ -60,7 +82,7 @@ def compare_checkpoints(
             measure_accuracy, dense, samples=samples, machine=machine, place=place, listener=listener
         )
         accuracy = (measure(dense.model, "accuracy before"), measure(small.model, "accuracy after"))
-    file = small.checkpoint
+    file = small.file
     return compare(
         describe(dense.model, *dense.example),
         describe(small.model, *dense.example),
@@ -80,4 +102,4 @@ def _parity(opened: Opened) -> tuple[ParityCheck, ...]:
     try:
         return tuple(from_plain(ParityCheck, check) for check in checks)
     except FieldError as error:
-        raise CheckpointError(f"`{opened.checkpoint.path}`: metadata field parity {error}.") from None
+        raise CheckpointError(f"`{opened.file.path}`: metadata field parity {error}.") from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunecli.budget import Budget as Limit
-from prunecli.budget import feasible, make_plan, parse_amount
-from prunecli.errors import BudgetError, InputError, NotPrunableError, UsageError
+from prunecli.budget import check_reach, make_plan, parse_amount
+from prunecli.errors import InputError, NotPrunableError, UsageError
 from prunecli.importance import Gate, Scores
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened, parents_of
@@ -25,6 +25,7 @@ def check_choices(choices: Choices) -> None:
     """
     budget, decision = choices.budget, choices.decision
     check_recovery(choices)
+    _check_steps(choices)
     parse_bytes(choices.machine.max_memory, "--max-memory")
     given = [f"--{name}" for name in ("keep", "target") if getattr(budget, name) is not None]
     if decision.apply is not None:
@@ -38,8 +39,29 @@ def check_choices(choices: Choices) -> None:
     if len(choices.importance.method) != 1:
         raise UsageError("`prune` ranks by one `--method`; `prunecli score` compares several.")
     check_importance(choices.importance)
-    _limit(budget)
-    _constraints(budget)
+    limit_of(budget)
+    constraints_of(budget)
+
+
+def _check_steps(choices: Choices) -> None:
+    """Refuse what does not go together with units that leave while the model trains."""
+    if not choices.steps.are_wanted:
+        return
+    option = "--steps" if choices.steps.step_units is None else "--step-units"
+    decision, recovery, recipe = choices.decision, choices.recovery, choices.recipe
+    refused = {
+        "--apply": (decision.apply is not None, "what leaves is decided while training"),
+        "--scores": (decision.scores is not None, "units are scored while training"),
+        "--dry-run": (decision.dry_run, "what leaves shows only while training"),
+        "--reconstruct": (recovery.reconstruct, "training moves layers away from the dense ones"),
+        "--recalibrate-bn": (recovery.recalibrate_bn, "training measures these statistics anyway"),
+        "--accumulate": (recipe.accumulate > 1, "scores are made of the gradients of single minibatches"),
+        "--clip": (recipe.clip is not None, "clipped gradients do not score units"),
+    }
+    for name, (is_given, why) in refused.items():
+        if is_given:
+            remedy = "Say `--no-reconstruct`" if name == "--reconstruct" else f"Leave out `{name}`"
+            raise UsageError(f"`{name}` and `{option}`: {why}. {remedy}.")
 
 
 def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -> tuple[Plan, Scores | None]:
@@ -54,17 +76,9 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
         plan = Plan.from_json(_read(decision.apply).decode("utf-8", "replace"), Path(decision.apply).name)
         plan.check(opened.structure)
         return plan, None
-    if not opened.structure.groups:
-        raise NotPrunableError(
-            f"`{opened.name}` has no units that can be cut; `prunecli inspect` says why each layer is frozen."
-        )
-    limit, constraints = _limit(budget), _constraints(budget)
-    reachable = feasible(opened.structure, limit, constraints)
-    if not reachable.holds_wanted:
-        raise BudgetError(
-            f"`{limit.text}` cannot be met: the constraints allow {reachable.describe()}. "
-            "Ask for more, or loosen --min-keep, --round-to, --ignore or --keep-layer."
-        )
+    check_prunable(opened)
+    limit, constraints = limit_of(budget), constraints_of(budget)
+    reachable = check_reach(opened.structure, limit, constraints)
     listener.detail(f"the budget {limit.text} can be met: {reachable.describe()}")
     scores = _scores(opened, choices, place, listener)
     plan = make_plan(
@@ -77,6 +91,18 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
         digests={**parents_of(opened), **_digest_of_sample(scores)},
     )
     return plan, scores
+
+
+def check_prunable(opened: Opened) -> None:
+    """Make sure that there is something to cut.
+
+    Raises:
+        NotPrunableError: there is nothing.
+    """
+    if not opened.structure.groups:
+        raise NotPrunableError(
+            f"`{opened.name}` has no units that can be cut; `prunecli inspect` says why each layer is frozen."
+        )
 
 
 def _digest_of_sample(scores: Scores) -> dict[str, str]:
@@ -97,11 +123,13 @@ def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) 
     return measured[choices.importance.method[0]]
 
 
-def _limit(budget: Budget) -> Limit:
+def limit_of(budget: Budget) -> Limit:
+    """Return what may stay."""
     return Limit.parse(f"keep={budget.keep}" if budget.keep is not None else str(budget.target))
 
 
-def _constraints(budget: Budget) -> Constraints:
+def constraints_of(budget: Budget) -> Constraints:
+    """Return what else a plan must respect."""
     return Constraints(
         min_keep=parse_amount(budget.min_keep, "--min-keep"),
         round_to=budget.round_to,

@@ -90,7 +90,7 @@ def _loader(opened: Opened, path: Path) -> str:
     """
     if opened.record is None:
         raise UsageError(f"`--loader` is for a file that prunecli wrote, and `{opened.name}` is none.")
-    file = os.path.relpath(opened.checkpoint.path, path.parent)
+    file = os.path.relpath(opened.file.path, path.parent)
     return write_loader(opened.record, opened.spec, Path(file).as_posix())
 
 

@@ -92,7 +92,7 @@ def inspect_model(opened: Opened) -> Inspection:
     owner = dict(_groups_of_layers(structure.groups))
     return Inspection(
         checkpoint=opened.name,
-        sha256=opened.checkpoint.digest,
+        sha256=opened.file.digest,
         read_as=opened.read_as,
         factory=opened.spec.factory,
         inputs=tuple("x".join(map(str, item.shape)) for item in opened.spec.inputs),

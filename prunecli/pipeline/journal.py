@@ -40,13 +40,15 @@ class DiskJournal(AbstractContextManager["DiskJournal"]):
         self.listener = listener
         self._found: dict[str, Tensor] = {}
         self._written = 0
+        self._left: frozenset[str] = frozenset()
+        """What another run found, until some of it is of use."""
         self._next_write = time.monotonic() + SECONDS_BETWEEN_WRITES
 
     def __enter__(self) -> DiskJournal:
         with suppress(OSError, SafetensorError):  # what cannot be read is found anew
             self._found = load(self.path.read_bytes())
             self._written = len(self._found)
-            self.listener.note(f"an interrupted run left {_results(self._written)}: going on from there")
+            self._left = frozenset(self._found)
         return self
 
     def __exit__(
@@ -65,6 +67,9 @@ class DiskJournal(AbstractContextManager["DiskJournal"]):
             self._found[key] = find()
             if time.monotonic() >= self._next_write:
                 self._write()
+        elif key in self._left:
+            self._left = frozenset()
+            self.listener.note(f"an interrupted run left {_results(self._written)}: going on from there")
         return self._found[key]
 
     def _write(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from prunecli.history import EpochRow
+    from prunecli.training.loop import Tick
 
 
 class Listener(Protocol):
@@ -24,6 +28,14 @@ class Listener(Protocol):
         """Hear that `done` of `total` steps of a stage are over; the total may be unknown."""
         ...
 
+    def tick(self, tick: Tick) -> None:
+        """Hear that training is a minibatch further."""
+        ...
+
+    def epoch(self, row: EpochRow, epochs: int) -> None:
+        """Hear what an epoch brought, and how many there will be as far as is known."""
+        ...
+
 
 class Silent:
     """Hears nothing: the default of Python code."""
@@ -38,4 +50,10 @@ class Silent:
         """Do nothing."""
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Do nothing."""
+
+    def tick(self, tick: Tick) -> None:
+        """Do nothing."""
+
+    def epoch(self, row: EpochRow, epochs: int) -> None:
         """Do nothing."""

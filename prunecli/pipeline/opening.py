@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prunecli.checkpoint import Checkpoint, MatchReport, load_into, read_checkpoint
+from prunecli.errors import UsageError
 from prunecli.export.record import METADATA_KEY, PrunedRecord
 from prunecli.export.to_safetensors import rebuild_pruned
 from prunecli.graph.groups import find_groups
@@ -18,34 +19,38 @@ from prunecli.model import build_model, example_inputs
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.running import float_dtype
 from prunecli.pipeline.settings import Samples, Source
-from prunecli.spec import ModelSpec, find_spec
+from prunecli.spec import ModelSpec, find_spec, read_spec
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A model on the CPU, in eval mode, with where it came from."""
 
-    checkpoint: Checkpoint
+    name: str
+    """The checkpoint's name, without its folder; of a new model, what its spec is called."""
     spec: ModelSpec
     model: nn.Module
-    record: PrunedRecord | None
+    checkpoint: Checkpoint | None = None
+    """None for a new model."""
+    record: PrunedRecord | None = None
     """What the file says of itself, if prunecli wrote it."""
     match: MatchReport | None = None
     """How the names of the checkpoint met those of the model; None for a file that prunecli wrote."""
 
     @property
-    def name(self) -> str:
-        """The checkpoint's name, without its folder."""
-        return self.checkpoint.path.name
+    def file(self) -> Checkpoint:
+        """The checkpoint, of a model that was not made anew."""
+        assert self.checkpoint is not None
+        return self.checkpoint
 
     @property
     def read_as(self) -> str:
         """How the checkpoint was read."""
         if self.record is not None:
             return "pruned file"
-        parts = [self.checkpoint.kind]
-        if self.checkpoint.wrapper:
-            parts.append(f"in `{self.checkpoint.wrapper}`")
+        parts = [self.file.kind]
+        if self.file.wrapper:
+            parts.append(f"in `{self.file.wrapper}`")
         if self.match is not None and self.match.prefix:
             parts.append(f"prefix `{self.match.prefix}` removed")
         return ", ".join((*parts, *(self.match.cast if self.match else ())))
@@ -82,15 +87,37 @@ def open_model(
     spec = spec or _find_spec(checkpoint, source, samples)
     if METADATA_KEY in checkpoint.metadata:
         record = PrunedRecord.from_json(checkpoint.metadata[METADATA_KEY], str(path))
-        opened = Opened(
-            checkpoint, spec, rebuild_pruned(checkpoint.path, record, checkpoint.tensors, spec), record
-        )
+        model = rebuild_pruned(checkpoint.path, record, checkpoint.tensors, spec)
+        opened = Opened(checkpoint.path.name, spec, model, checkpoint, record)
         listener.note(f"{opened.name}: {opened.read_as} of `{spec.factory}`")
     else:
         model = build_model(spec)
-        opened = Opened(checkpoint, spec, model, None, load_into(model, checkpoint, spec))
+        match = load_into(model, checkpoint, spec)
+        opened = Opened(checkpoint.path.name, spec, model, checkpoint, None, match)
         listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")
     return opened
+
+
+def open_new(source: Source, samples: Samples, seed: int, listener: Listener) -> Opened:
+    """Build a model with random parameters.
+
+    Raises:
+        UsageError: no spec is named.
+        SpecError: it is malformed, or building the model failed.
+    """
+    if source.spec is None:
+        raise UsageError("Say how to build the model: `--spec net.toml`, or `--spec torchvision:resnet18`.")
+    spec = read_spec(
+        source.spec,
+        spec_args=source.spec_arg,
+        input=source.input,
+        data=samples.data,
+        train_data=samples.train_data,
+        test_data=samples.test_data,
+    )
+    name = Path(source.spec).stem if source.spec.endswith(".toml") else source.spec.rpartition(":")[2]
+    listener.note(f"{name}: a new model of `{spec.factory}`, seed {seed}")
+    return Opened(name, spec, build_model(spec, seed=seed))
 
 
 def _find_spec(checkpoint: Checkpoint, source: Source, samples: Samples) -> ModelSpec:
@@ -102,6 +129,7 @@ def _find_spec(checkpoint: Checkpoint, source: Source, samples: Samples) -> Mode
         spec_args=source.spec_arg,
         input=source.input,
         data=samples.data,
+        train_data=samples.train_data,
         test_data=samples.test_data,
     )
 
@@ -109,7 +137,8 @@ def _find_spec(checkpoint: Checkpoint, source: Source, samples: Samples) -> Mode
 def parents_of(opened: Opened) -> Mapping[str, str]:
     """Return the digests of the files that a model made of this one descends from."""
     before = dict(opened.record.parents) if opened.record else {}
-    return {**before, opened.name: opened.checkpoint.digest}
+    own = {opened.name: opened.checkpoint.digest} if opened.checkpoint is not None else {}
+    return {**before, **own}
 
 
 def lineage_of(opened: Opened) -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunecli.errors import DataError, UsageError
 from prunecli.graph.copying import copy_module, named_tensors
+from prunecli.pipeline.learning import course_of, learn
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened
 from prunecli.pipeline.running import Place, explained, parse_bytes
@@ -20,13 +21,16 @@ from prunecli.pipeline.sampling import find_source, open_sample
 from prunecli.pipeline.settings import Choices
 from prunecli.pipeline.telling import Cut
 from prunecli.recovery import recalibrate_norms, reconstruct
-from prunecli.report import Accuracy, RecoveredLayer, Recovery
+from prunecli.report import Accuracy, Notice, RecoveredLayer, Recovery
 
 _ALIVE = 8
 """So many activations of the largest size are alive at a time while layers are re-solved."""
 
 PLAIN_SAMPLES = 2000
 """So many test samples at most tell how good the plain cut was."""
+
+FEW_SAMPLES = 64
+"""Recovery on fewer samples is warned about."""
 
 Measure = Callable[..., Accuracy | None]
 """Takes a model and a stage, and how many samples at most."""
@@ -65,17 +69,50 @@ def recover(
         DataError: there is no sample to recover on.
     """
     wanted = choices.recovery
-    if not (wanted.recalibrate_bn or wanted.reconstruct):
+    course = course_of(cut, choices)
+    if course is None and not (wanted.recalibrate_bn or wanted.reconstruct):
         return cut, None
     before = measure(cut.smaller, "accuracy of the plain cut", most=PLAIN_SAMPLES)
     smaller = place.lend(cut.smaller)
-    if wanted.recalibrate_bn:
+    if course is not None:
+        recovered, found = learn(cut, course, choices, place, smaller, listener)
+    elif wanted.recalibrate_bn:
         recovered, found = _recalibrate(cut, choices, place, smaller, listener)
     else:
         recovered, found = _reconstruct(cut, choices, place, smaller, listener)
     numbers = named_tensors(recovered)
     back = copy_module(cut.smaller, lambda name, tensor: _fitting(numbers[name], tensor))
     return replace(cut, smaller=back), replace(found, accuracy_before=before)
+
+
+def recovery_notices(
+    recovery: Recovery, recovered: nn.Module, after: Accuracy | None, measure: Measure
+) -> tuple[Notice, ...]:
+    """Return what the user should know before trusting a recovery: poor samples, or accuracy lost by it."""
+    texts = []
+    if recovery.sample.startswith("random:"):
+        texts.append(f"Recovery ran on made-up samples (`{recovery.sample}`): it fits the model to noise.")
+    elif recovery.samples < FEW_SAMPLES:
+        texts.append(
+            f"Recovery ran on {recovery.samples} samples only: it fits the model to these. "
+            f"Give it {FEW_SAMPLES} or more (`--recovery-samples`, `--samples`, `--max-memory`)."
+        )
+    before = recovery.accuracy_before
+    if before is not None and after is not None and after.samples != before.samples:
+        after = measure(recovered, "accuracy on as many samples", most=before.samples)
+    if before is not None and after is not None and (fall := _describe_fall(before, after)):
+        texts.append(f"Recovery made the model worse: {fall} on {before.samples:,} test samples.")
+    return tuple(Notice("recovery", text) for text in texts)
+
+
+def _describe_fall(before: Accuracy, after: Accuracy) -> str | None:
+    """Return from what to what top1 fell, or the loss rose where there is no top1; None if it did not."""
+    if before.top1 is not None and after.top1 is not None:
+        is_worse = after.top1 < before.top1
+        return f"top1 fell from {before.top1:.2%} to {after.top1:.2%}" if is_worse else None
+    if before.loss is not None and after.loss is not None and after.loss > before.loss:
+        return f"the loss rose from {before.loss:.4g} to {after.loss:.4g}"
+    return None
 
 
 def _recalibrate(
@@ -112,6 +149,7 @@ def _reconstruct(
         most = _samples_that_fit(dense, whole, memory)
     whole = tree_map(lambda tensor: tensor[:most], whole)
     args, kwargs = ((), whole) if isinstance(whole, Mapping) else (tuple(whole), {})
+    assert cut.plan is not None
     with explained(smaller, "Re-solving layers"):
         recovered, done = reconstruct(
             dense,

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
 from torch import nn
 
 from prunecli.errors import DataError, PruneError, UsageError
+from prunecli.graph.copying import clean_copy
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.settings import DeviceName, Machine
 
 _WORKING = {dtype: torch.float32 for dtype in (torch.float16, torch.bfloat16)}
 """Precisions too coarse to measure in, unless the user asks for them."""
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,18 @@ class Place:
     device: torch.device
     dtype: torch.dtype | None
 
+    @property
+    def in_full(self) -> Place:
+        """The same, but at least in single precision: where a model is measured that trained in half."""
+        return replace(self, dtype=None) if self.dtype in _WORKING else self
+
     def lend(self, model: nn.Module) -> nn.Module:
         """Return the model as it runs here: itself if nothing changes, else a copy."""
         own = float_dtype(model)
         dtype = self.dtype or _WORKING.get(own, own)
         if self.device.type == "cpu" and dtype == own:
             return model
-        return copy.deepcopy(model).to(device=self.device, dtype=dtype)
+        return clean_copy(model).to(device=self.device, dtype=dtype)
 
 
 @contextmanager
@@ -49,7 +63,7 @@ def running_on(machine: Machine, listener: Listener) -> Iterator[Place]:
     try:
         if machine.threads is not None:
             torch.set_num_threads(machine.threads)
-        yield Place(device, None if machine.dtype == "auto" else getattr(torch, machine.dtype))
+        yield Place(device, None if machine.dtype == "auto" else _DTYPES[machine.dtype])
     finally:
         torch.set_num_threads(threads)
 

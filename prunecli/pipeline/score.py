@@ -9,9 +9,10 @@ from pathlib import Path
 from prunecli.errors import UsageError
 from prunecli.export.files import check_free, write_files
 from prunecli.importance import Agreement, Scores, agreement
+from prunecli.pipeline.idle import refuse_idle_in_study
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.opening import open_model
-from prunecli.pipeline.presets import importance_with_preset
+from prunecli.pipeline.presets import fill, find_preset
 from prunecli.pipeline.running import parse_bytes, running_on
 from prunecli.pipeline.scoring import check_importance, measure_scores
 from prunecli.pipeline.settings import Importance, Machine, Samples, Source, Study
@@ -38,6 +39,7 @@ def score(
     out: str | None = None,
     force: bool = False,
     listener: Listener | None = None,
+    given: frozenset[str] = frozenset(),
 ) -> Scored:
     """Score the units of a checkpoint by one or several methods.
 
@@ -51,11 +53,14 @@ def score(
         out: a .safetensors file to write; with several methods, one file each, NAME.METHOD.safetensors.
         force: replace files that are there.
         listener: hears of progress.
+        given: the options that were given, as fields are called, even if their values are the defaults.
     """
     source, samples, importance = source or Source(), samples or Samples(), importance or Importance()
-    importance = importance_with_preset(importance)
+    asked = importance
+    importance = fill(asked, find_preset(asked.preset).get("importance", {}), given)
     study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
     check_importance(importance, study)
+    refuse_idle_in_study(importance, asked, study, given)
     parse_bytes(machine.max_memory, "--max-memory")
     paths = _paths(out, importance.method)
     check_free(paths.values(), force)

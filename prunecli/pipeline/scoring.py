@@ -18,6 +18,7 @@ from prunecli.pipeline.sampling import Sample, open_sample
 from prunecli.pipeline.settings import Importance, Machine, Samples, Study
 from prunecli.pipeline.versions import versions
 from prunecli.spec import to_json_dict
+from prunecli.spec.code import code_digest
 from prunecli.strict_json import Json
 
 ORACLE = "oracle"
@@ -37,7 +38,7 @@ def check_importance(importance: Importance, study: Study = Study()) -> None:  #
     Raises:
         UsageError: naming the one that is wrong.
     """
-    build_methods(_names(importance, study), _arguments(importance))
+    build_methods(_names(importance, study), arguments_of_method(importance))
     if study.against is not None and set(importance.method) == {study.against}:
         raise UsageError(
             f"`--against {study.against}` is the method itself. Add another `--method` to compare."
@@ -93,7 +94,7 @@ def measure_scores(
         )
         return {name: _annotated(each, sample, opened) for name, each in found.items()}
 
-    arguments = _arguments(importance)
+    arguments = arguments_of_method(importance)
     with _journal(opened, importance, samples, machine, place, study, listener) as journal:
         scores = scored(names, arguments, journal, Gate(study.gate), ScoreBN(importance.score_bn))
         if study.against == ORACLE:
@@ -113,12 +114,18 @@ def _journal(
     study: Study,
     listener: Listener,
 ) -> AbstractContextManager[Journal]:
-    """Return where what takes long is kept; methods that are fast keep nothing."""
+    """Return where what takes long is kept; methods that are fast keep nothing.
+
+    What a look finds is kept with a digest of its samples, so that these need no mention here.
+    """
     if not any(Needs.LOSSES in find_method(name).needs for name in _names(importance, study)):
         return nullcontext(lambda key, find: find())
+    spec = opened.spec
+    code = [text for text in (spec.factory, spec.task.loss) if ":" in text]
     conditions: Json = {
-        "checkpoint": opened.checkpoint.digest,
-        "spec": to_json_dict(opened.spec),
+        "checkpoint": opened.file.digest,
+        "spec": to_json_dict(spec),
+        "code": {text: code_digest(spec, text) for text in code},
         "samples": [samples.samples, samples.batch_size],
         "machine": [place.device.type, str(place.dtype), machine.seed],
         "units": {group.name: group.width for group in opened.structure.groups},
@@ -133,11 +140,12 @@ def _names(importance: Importance, study: Study) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*importance.method, *others)))
 
 
-def _arguments(importance: Importance) -> dict[str, str]:
-    return dict(map(split_argument, importance.method_arg))
+def arguments_of_method(importance: Importance) -> dict[str, str]:
+    """Return what `--method-arg` says, by name."""
+    return dict(split_argument(text, "--method-arg") for text in importance.method_arg)
 
 
-def split_argument(text: str) -> tuple[str, str]:
+def split_argument(text: str, option: str) -> tuple[str, str]:
     """Take `NAME=VALUE` apart.
 
     Raises:
@@ -145,7 +153,8 @@ def split_argument(text: str) -> tuple[str, str]:
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError(f"`--method-arg {text}`: write NAME=VALUE. `prunecli methods NAME` lists the names.")
+        table = "schedules" if option == "--schedule-arg" else "methods"
+        raise UsageError(f"`{option} {text}`: write NAME=VALUE. `prunecli {table} NAME` lists the names.")
     return name.strip().replace("-", "_"), value.strip()
 
 

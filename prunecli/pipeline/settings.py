@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prunecli.recipe import Recipe
+
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-DtypeName = Literal["auto", "float32", "float64", "bfloat16", "float16"]
+DtypeName = Literal["auto", "float32", "float64", "bfloat16", "float16", "bf16", "fp16"]
 ModeName = Literal["eval", "train"]
 GateName = Literal["after-bn", "before-bn"]
 ScopeName = Literal["global", "layer"]
 RankName = Literal["auto", "score", "score-per-cost"]
+TakeName = Literal["auto", "last", "best"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Samples:
-    """The data that importance and accuracy are measured on."""
+    """The data that importance and accuracy are measured on, and those trained on."""
 
     data: str | None = None
+    train_data: str | None = None
     test_data: str | None = None
     samples: int | None = None
     batch_size: int = 64
@@ -104,6 +108,42 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How units leave step by step, while the model trains."""
+
+    steps: int = 0
+    """0: all at once and without training, unless `step_units` says otherwise."""
+    step_units: str | None = None
+    prune_every: int = 30
+    score_momentum: float = 0.9
+    max_loss: float | None = None
+    fixed_criterion: bool = False
+    tune: bool = True
+    physical_every: int = 1
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether units leave step by step."""
+        return self.steps > 0 or self.step_units is not None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training run is kept, and what is taken from it."""
+
+    resume: bool = False
+    take: TakeName = "auto"
+
+
+@dataclass(frozen=True)
+class Directed:
+    """Which schedule directs the training."""
+
+    schedule: str = "none"
+    schedule_arg: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Files:
     """What is written, and where."""
 
@@ -114,8 +154,62 @@ class Files:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """The data that a model is trained and judged on."""
+
+    train_data: str | None = None
+    test_data: str | None = None
+    batch_size: int = 64
+    download: bool = False
+
+    def as_samples(self) -> Samples:
+        """Return the same among all that may be said of data."""
+        return Samples(
+            train_data=self.train_data,
+            test_data=self.test_data,
+            batch_size=self.batch_size,
+            download=self.download,
+        )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the importance of units is measured while a model trains."""
+
+    method: tuple[str, ...] = ("taylor-fo",)
+    method_arg: tuple[str, ...] = ()
+    preset: str | None = None
+
+    def as_importance(self) -> Importance:
+        """Return the same among all that may be said of importance."""
+        return Importance(method=self.method, method_arg=self.method_arg, preset=self.preset)
+
+
+@dataclass(frozen=True)
+class JudgedData:
+    """The data that models are judged on."""
+
+    test_data: str | None = None
+    batch_size: int = 64
+    download: bool = False
+
+    def as_samples(self) -> Samples:
+        """Return the same among all that may be said of data."""
+        return Samples(test_data=self.test_data, batch_size=self.batch_size, download=self.download)
+
+
+@dataclass(frozen=True)
+class TrainedFiles:
+    """What is written of a model that was only trained, and where."""
+
+    out: str | None = None
+    onnx: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class Choices:
-    """Everything that `prune` can be told."""
+    """Everything that `prune` can be told; `finetune` and `train` take part of it."""
 
     source: Source = Source()
     samples: Samples = Samples()
@@ -125,3 +219,9 @@ class Choices:
     recovery: Recovery = Recovery()
     machine: Machine = Machine()
     files: Files = Files()
+    steps: Steps = Steps()
+    recipe: Recipe = Recipe()
+    directed: Directed = Directed()
+    run: Run = Run()
+    given: frozenset[str] = frozenset()
+    """The options that were given, as fields are called, even if their values are the defaults."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -25,6 +25,7 @@ from prunecli.report import (
     ParityCheck,
     Recovery,
     Report,
+    TrainingFacts,
     WrittenFile,
     compare,
 )
@@ -32,16 +33,24 @@ from prunecli.spec import to_json_dict
 from prunecli.spec.rebase import rebase
 from prunecli.strict_json import Json, to_plain
 
+_NOT_ASKED = ("method", "notes", "fallbacks", "seed")
+"""What is known of scores, but was not asked for, or is shown in another place."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cut:
     """A model, the decision, and the smaller model."""
 
     opened: Opened
-    plan: Plan
+    plan: Plan | None
+    """None where no unit left: a model that was only trained."""
     scores: Scores | None
     """What the plan follows; None where it was made elsewhere."""
     smaller: nn.Module
+    training: TrainingFacts | None = None
+    """How it was trained, if it was."""
+    notices: tuple[Notice, ...] = ()
+    """What the user should know of how it came about."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,22 @@ class Checked:
     parity_notes: tuple[str, ...] = ()
     accuracy: tuple[Accuracy | None, Accuracy | None] = (None, None)
     recovery: Recovery | None = None
+    warnings: tuple[Notice, ...] = ()
     onnx: OnnxCheck | None = None
 
 
-def make_record(cut: Cut, folder: Path, parity: tuple[ParityCheck, ...]) -> PrunedRecord:
+def make_record(
+    cut: Cut, folder: Path, parity: tuple[ParityCheck, ...], recovery: Recovery | None = None
+) -> PrunedRecord:
     """Return what a file in `folder` says of itself. A model pruned before keeps the sizes set then."""
     before = cut.opened.record or PrunedRecord()
+    if cut.plan is None:
+        return replace(
+            before,
+            spec=to_json_dict(rebase(cut.opened.spec, folder)),
+            parents=parents_of(cut.opened),
+            versions=versions(),
+        )
     sizes = write_sizes(attribute_values(cut.opened.structure, cut.plan.kept(), cut.smaller))
     modules = dict.fromkeys((*before.attributes, *sizes))
     return PrunedRecord(
@@ -65,7 +84,7 @@ def make_record(cut: Cut, folder: Path, parity: tuple[ParityCheck, ...]) -> Prun
         attributes={name: {**before.attributes.get(name, {}), **sizes.get(name, {})} for name in modules},
         rewritten={**before.rewritten, **cut.opened.structure.rewritten},
         plan=to_plain(cut.plan),
-        method=settings_of(cut),
+        method=settings_of(cut, recovery),
         parents=parents_of(cut.opened),
         parity=to_plain(parity) if parity else None,
         versions=versions(),
@@ -75,34 +94,45 @@ def make_record(cut: Cut, folder: Path, parity: tuple[ParityCheck, ...]) -> Prun
 def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], device: str) -> Report:
     """Put the two models side by side."""
     notes = cut.scores.about.notes if cut.scores else ()
-    sources = (cut.scores.about.sample if cut.scores else None, cut.opened.spec.data.test)
+    data = cut.opened.spec.data
+    sources = (
+        cut.scores.about.sample if cut.scores else None,
+        data.test,
+        data.train if cut.training else None,
+    )
+    cut_groups = cut.opened.structure.groups if cut.plan is not None else ()
     return compare(
         describe(cut.opened.model, *cut.opened.example),
         describe(cut.smaller, *cut.opened.example),
         title=cut.opened.name,
-        units=Change(cut.plan.unit_count, cut.plan.kept_count),
+        units=Change(cut.plan.unit_count, cut.plan.kept_count) if cut.plan is not None else None,
         accuracy=checked.accuracy,
         parity=checked.parity,
         recovery=checked.recovery,
+        training=cut.training,
         onnx=checked.onnx,
         files=[_written(path, content) for path, content in contents.items()],
-        settings=settings_of(cut),
+        settings=settings_of(cut, checked.recovery),
         statistics_changed=[
             group.name
-            for group in cut.opened.structure.groups
-            if group.changes_statistics and len(cut.plan.keep[group.name]) < group.width
+            for group in cut_groups
+            if cut.plan and group.changes_statistics and len(cut.plan.keep[group.name]) < group.width
         ],
         random_data=any(source is not None and source.startswith("random:") for source in sources),
         warnings=[
+            *cut.notices,
             *(Notice("scores", note) for note in notes),
             *(Notice("parity", note) for note in checked.parity_notes),
+            *checked.warnings,
         ],
         environment=Environment(device, versions()),
     )
 
 
-def settings_of(cut: Cut) -> dict[str, Json]:
+def settings_of(cut: Cut, recovery: Recovery | None) -> dict[str, Json]:
     """Return what was asked for, in the order to show it; what was left alone is left out."""
+    if cut.plan is None:
+        return {}
     about = to_plain(cut.scores.about) if cut.scores else {"seed": cut.plan.seed}
     asked, untouched = to_plain(cut.plan.constraints), to_plain(Constraints())
     chosen = {
@@ -111,8 +141,9 @@ def settings_of(cut: Cut) -> dict[str, Json]:
         "scope": cut.plan.scope.value,
         "rank": cut.plan.rank.value,
         **{name: value for name, value in asked.items() if value != untouched[name]},
+        "recovery": recovery.method if recovery else None,
         "sample": about.get("sample"),
-        **{name: value for name, value in about.items() if name not in ("method", "notes", "seed")},
+        **{name: value for name, value in about.items() if name not in _NOT_ASKED},
         "seed": about["seed"],
     }
     return {name: value for name, value in chosen.items() if value or name == "seed"}

@@ -45,6 +45,26 @@ def prunecli(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         (("prune", MLP, "--keep", "0.5", "--method", "magnitude", "--method", "random"), 2, "one `--method`"),
         (("prune", MLP, "--keep", "0.5", "--keep-layer", "conv1"), 2, "write PATTERN=SHARE"),
         (
+            ("prune", MLP, "--keep", "0.5", "--scores", "s.safetensors", "--method", "taylor-fo"),
+            2,
+            "`--method` does nothing beside `--scores`, which are measured already. Leave it out.",
+        ),
+        (
+            ("prune", MLP, "--apply", "p.json", "--method", "magnitude"),
+            2,
+            "`--method` does nothing beside `--a",
+        ),
+        (
+            ("prune", MLP, "--apply", "p.json", "--round-to", "8"),
+            2,
+            "`--round-to` does nothing beside `--apply`",
+        ),
+        (
+            ("prune", MLP, "--keep", "0.5", "--recovery-samples", "64"),
+            2,
+            "`--recovery-samples` does nothing without `--reconstruct` or `--recalibrate-bn`. Leave it out.",
+        ),
+        (
             ("prune", MLP, "--keep", "0.5", "--out", "x.pt"),
             2,
             "name a folder, or a file that ends in .safetensors",
@@ -212,9 +232,47 @@ def test_dry_run_writes_nothing_but_the_plan(tmp_path: Path, capsys: pytest.Capt
     assert list(tmp_path.iterdir()) == [plan]
 
 
+def test_a_dry_run_says_that_it_recovers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prune", MLP, "--method", "magnitude", "--keep", "0.5", "--dry-run", "--reconstruct"]) == 0
+    expected = "dry run: no model is made, so nothing is re-solved or recalibrated\n"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "half_0.5"
+    assert (
+        run(["prune", MLP, "--method", "magnitude", "--keep", "0.5", "--no-onnx", "-q", "--out", str(folder)])
+        == 0
+    )
+    assert capsys.readouterr().out == f"{folder / 'model.pruned.safetensors'}\n"
+
+
 def test_a_quiet_dry_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["prune", MLP, "--method", "magnitude", "--keep", "0.5", "--dry-run", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "recovery"),
+    (
+        ((), "fisher", "reconstruct"),
+        (("--method", "taylor-fo"), "taylor-fo", "reconstruct"),
+        (("--no-reconstruct",), "fisher", None),
+        (("--recalibrate-bn",), "fisher", "recalibrate-bn"),
+    ),
+)
+def test_a_preset_leaves_alone_what_is_given(
+    options: tuple[str, ...],
+    method: str,
+    recovery: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common = ("--preset", "best", "--keep", "0.5", "--samples", "64", "--no-onnx", "--out", str(tmp_path))
+    assert run(["prune", MLP, *common, *options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["method"] == method
+    assert (told["recovery"] or {}).get("method") == recovery
 
 
 def test_the_table_names_every_path_written(

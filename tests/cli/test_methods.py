@@ -40,7 +40,7 @@ def test_the_example_is_a_command(method: MethodInfo) -> None:
     program, name, *arguments = shlex.split(example(method))
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     given = command.make_context(name, arguments).params
-    settings = dict(map(split_argument, given["method_arg"]))
+    settings = dict(split_argument(text, "--method-arg") for text in given["method_arg"])
     assert (program, given["method"], given["keep"]) == ("prunecli", [method.name], "0.5")
     assert (given["data"] is not None) is method.needs_data
     assert list(build_methods([method.name], settings)) == [method.name]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from prunecli.cli.render import (
     table_lines,
 )
 from prunecli.cli.tables import Table
+from prunecli.history import EpochRow
 from prunecli.report import (
     Accuracy,
     Change,
@@ -27,9 +29,12 @@ from prunecli.report import (
     ModelFacts,
     OnnxCheck,
     ParityCheck,
+    PhaseFacts,
     Report,
+    TrainingFacts,
     WrittenFile,
     compare,
+    to_markdown,
 )
 
 
@@ -66,10 +71,35 @@ def report() -> Report:
     )
 
 
-def printed(width: int) -> str:
+def trained() -> Report:
+    """Return the report of a run in two phases, of which the second was stopped early."""
+    phases = (
+        PhaseFacts(
+            "pruning and fine-tuning", 8, 0.4321, 4500, 4_240_000, 800_000_000, 0.93, 0.41, 0.862, 0.871
+        ),
+        PhaseFacts(
+            "recovery 1", 3, 0.3, 4500, 4_240_000, 800_000_000, 0.95, 0.4, 0.881, 0.884, None, ("stopped",)
+        ),
+    )
+    rows = tuple(EpochRow(each + 1, phases[each // 8].name, 0.01, 0.4) for each in range(11))
+    return replace(
+        report(),
+        training=TrainingFacts(
+            "iterative",
+            256,
+            phases,
+            rows,
+            {"every": 30, "steps": 10},
+            {"epochs": 25, "lr": 0.01, "augment": "crop,flip"},
+            {"prunings": 10, "budget_met": True},
+        ),
+    )
+
+
+def printed(width: int, shown: Report | None = None) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, no_color=True, force_terminal=False)
-    render_report(report(), console, {Path("out/net.pruned.safetensors"): 16_001_234})
+    render_report(shown or report(), console, {Path("out/net.pruned.safetensors"): 16_001_234})
     return stream.getvalue()
 
 
@@ -79,6 +109,17 @@ def test_report(width: int, golden: Callable[[str, str], None]) -> None:
     golden(f"report-{width}.txt", text)
     table = text.split("\n\n")[1]
     assert max(map(len, table.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", (100, 80))
+def test_a_report_of_training(width: int, golden: Callable[[str, str], None]) -> None:
+    text = printed(width, trained())
+    golden(f"report-trained-{width}.txt", text)
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_training_in_markdown(golden: Callable[[str, str], None]) -> None:
+    golden("report-trained.md", to_markdown(trained()))
 
 
 def test_a_pipe_gets_everything(golden: Callable[[str, str], None]) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from prunecli.cli.main import run
+from prunecli.importance import Scores
 from prunecli.pipeline import scoring
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +82,8 @@ def test_the_oracle_says_what_a_cut_does_wherever_gates_stand(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Scores without gates agree with it as much, whatever `--gate` and `--score-bn` say."""
-    study = ("--method", "magnitude", "--against", "oracle", "--samples", "32")
+    methods = ("--method", "taylor-fo", "--method", "magnitude")
+    study = (*methods, "--against", "oracle", "--samples", "32")
     plain = agreement_of(capsys, *study)
     other = agreement_of(capsys, *study, "--gate", "before-bn", "--score-bn", "train")
     assert (plain["all_layers"], plain["per_layer"]) == (other["all_layers"], other["per_layer"])
@@ -146,3 +149,81 @@ def test_a_method_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]
     assert run(["score", CNN, "--method", "magnitude", "--against", "magnitude"]) == 2
     expected = "error: `--against magnitude` is the method itself. Add another `--method` to compare.\n"
     assert capsys.readouterr().err == expected
+
+
+def half_normalised() -> nn.Module:
+    """Build a network with one layer that `bn-scale` can score, and one that it cannot."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 10)
+    )
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> list[str]:
+    """Return how to score that network by `bn-scale`, and what is left by `magnitude`."""
+    torch.save(half_normalised().state_dict(), tmp_path / "mixed.pt")
+    spec = ["--spec", f"{__file__}:half_normalised", "--input", "64"]
+    return [
+        "score", str(tmp_path / "mixed.pt"), *spec, "--method", "bn-scale", "--fallback", "magnitude",
+    ]  # fmt: skip
+
+
+def test_rows_name_the_method_that_really_scored(
+    mixed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*mixed, "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert [row[:2] for row in csv.reader(out.splitlines())][1:] == [["bn-scale", "0"], ["magnitude", "3"]]
+    assert "warning: `bn-scale` cannot score 1 of 2 groups (`3`): scored by `magnitude`." in err
+    assert run([*mixed, "--format", "csv", "--units"]) == 0
+    header, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert header == ["group", "unit", "bn-scale", "bn-scale: scored by"]
+    assert [row[3] for row in rows] == ["bn-scale"] * 8 + ["magnitude"] * 6
+
+
+def test_notes_are_told_where_no_table_ends_with_them(
+    mixed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "`bn-scale` cannot score 1 of 2 groups"
+    assert run([*mixed, "--json"]) == 0
+    assert f"warning: {note}" in capsys.readouterr().err
+    assert run([*mixed, "-q", "--out", str(tmp_path / "scores.safetensors")]) == 0
+    assert f"warning: {note}" in capsys.readouterr().err
+    assert run([*mixed, "--format", "md"]) == 0
+    out, err = capsys.readouterr()
+    assert note in out
+    assert note not in err
+
+
+def test_who_filled_in_is_in_the_file(mixed: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    assert run([*mixed, "--out", str(path)]) == 0
+    assert Scores.from_bytes(path.read_bytes(), "scores").about.fallbacks == {"3": "magnitude"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    (
+        (
+            ("--method", "magnitude", "--gate", "before-bn"),
+            "`--gate` does nothing for methods without gates, such as `magnitude`. Leave it out.",
+        ),
+        (
+            ("--method", "magnitude", "--preset", "best"),
+            "`--preset` does nothing in `score` beside settings that leave nothing to it. Leave it out.",
+        ),
+    ),
+)
+def test_options_that_would_do_nothing(
+    options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["score", MLP, *options]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_gate_matters_where_one_method_has_gates(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--method", "magnitude", "--method", "taylor-fo", "--gate", "before-bn", "--samples", "16")
+    assert run(["score", MLP, *options, "--json"]) == 0
+    capsys.readouterr()
+    assert run(["score", MLP, "--method", "magnitude", "--gate", "after-bn", "--json"]) == 0

@@ -69,7 +69,7 @@ def test_an_existing_file_needs_force(tmp_path: Path, net: Pruned) -> None:
 
 def test_a_spec_inside_the_file_is_not_trusted(tmp_path: Path, net: Pruned) -> None:
     save(net.model, tmp_path / "x.safetensors", net.record)
-    with pytest.raises(SpecError, match="--trust-spec"):
+    with pytest.raises(SpecError, match=r"in Python `trust_spec=True`.*`spec=`"):
         load(tmp_path / "x.safetensors")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -56,10 +58,11 @@ def test_what_was_found_is_found_again(tmp_path: Path) -> None:
     ]
     listener = Noting()
     with DiskJournal(["x"], listener, tmp_path) as journal:
-        assert listener.notes == ["an interrupted run left 2 results: going on from there"]
+        assert journal("new", lambda: torch.tensor(3)).item() == 3
+        assert not listener.notes
         for key, value in found.items():
             assert torch.equal(journal(key, never), value)
-        assert journal("new", lambda: torch.tensor(3)).item() == 3
+        assert listener.notes == ["an interrupted run left 2 results: going on from there"]
     assert not list(tmp_path.iterdir())  # it is over: nothing to go on from
 
 
@@ -106,9 +109,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "interrupted"
 
 
-def oracle(listener: Noting, **samples: object) -> dict[str, Tensor]:
+def oracle(listener: Noting, checkpoint: str = MLP, **samples: object) -> dict[str, Tensor]:
     scored = score(
-        MLP, samples=Samples(**{"samples": 48, "batch_size": 16, **samples}),
+        checkpoint, samples=Samples(**{"samples": 48, "batch_size": 16, **samples}),
         importance=Importance(method=("magnitude", "oracle")), study=Study(against="oracle"),
         machine=CPU, listener=listener,
     )  # fmt: skip
@@ -132,3 +135,47 @@ def test_the_same_command_goes_on_where_it_was_interrupted(cache: Path) -> None:
     assert 0 < second.done < whole.done
     assert all(torch.equal(found[name], values) for name, values in expected.items())
     assert not list(cache.iterdir())
+
+
+def copied(folder: Path) -> Path:
+    """Copy a sample model, with a loss of its own and its data beside it; return its checkpoint."""
+    sample = Path(MLP).parent
+    for name in ("model.py", "model.pt"):
+        (folder / name).write_bytes((sample / name).read_bytes())
+    (folder / "loss.py").write_text(
+        "from torch.nn.functional import cross_entropy\n\n\n"
+        "def loss(output, target):\n    return cross_entropy(output, target)\n"
+    )
+    (folder / "digits.npz").write_bytes((sample.parent / "digits.npz").read_bytes())
+    text = (sample / "model.toml").read_text().replace("npz:../", "npz:")
+    (folder / "model.toml").write_text(text.replace('loss = "cross-entropy"', 'loss = "loss.py:loss"'))
+    return folder / "model.pt"
+
+
+def change_data(folder: Path) -> None:
+    with np.load(folder / "digits.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    np.savez(folder / "digits.npz", **{name: array[::-1] for name, array in arrays.items()})
+
+
+def append(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_text((folder / name).read_text() + "\n# changed\n")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change", (change_data, append("loss.py"), append("model.py")), ids=("data", "loss", "factory")
+)
+def test_nothing_is_found_again_once_the_data_or_the_code_changed(
+    change: Callable[[Path], None], cache: Path, tmp_path: Path
+) -> None:
+    checkpoint = str(copied(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        oracle(Noting(stop_after=100), checkpoint=checkpoint)
+    assert len(list(cache.iterdir())) == 1
+    change(tmp_path)
+    other = Noting()
+    oracle(other, checkpoint=checkpoint)
+    assert not any("interrupted run" in note for note in other.notes)

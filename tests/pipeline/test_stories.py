@@ -14,7 +14,7 @@ from torch import nn
 
 import prunecli
 from prunecli.data import SyntheticDataWarning
-from prunecli.errors import DataError, InputError, NotPrunableError, SpecError
+from prunecli.errors import DataError, InputError, NotPrunableError, SpecError, UsageError
 from prunecli.pipeline.compress_report import compare_checkpoints, read_report
 from prunecli.pipeline.export import Targets, export
 from prunecli.pipeline.inspect import inspect
@@ -143,6 +143,12 @@ def test_a_pruned_file_can_be_inspected_and_pruned_again(tmp_path: Path) -> None
     assert twice.files[0].name == "model.pruned.pruned.safetensors"
     loaded = prunecli.load(twice.files[0], spec=RESNET.with_name("model.toml"))
     assert torch.equal(loaded(digits()), twice.model(digits()))
+
+
+@pytest.mark.parametrize("suffix", (".pt", ".pth", ".onnx", ".json", ".bin", ".ckpt", ".PT"))
+def test_out_cannot_be_another_kind_of_file(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name a folder, or a file that ends in .safetensors"):
+        prune(str(MLP), choices(tmp_path / f"x{suffix}"))
 
 
 def test_a_spec_inside_a_file_runs_no_code_unless_trusted(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""The stories of `finetune` and `train`: a checkpoint, or a new model, and data -> a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from prunecli.errors import UsageError
+from prunecli.export.files import check_free, write_files
+from prunecli.pipeline.finishing import finish
+from prunecli.pipeline.idle import refuse_idle_in_training, refuse_idle_recipe
+from prunecli.pipeline.keeping import check_run
+from prunecli.pipeline.listener import Listener, Silent
+from prunecli.pipeline.opening import Opened, open_model, open_new
+from prunecli.pipeline.paths import choose_paths
+from prunecli.pipeline.presets import with_preset, with_settings
+from prunecli.pipeline.running import running_on
+from prunecli.pipeline.scoring import split_argument
+from prunecli.pipeline.settings import Choices
+from prunecli.pipeline.stepping import run_schedule
+from prunecli.report import Report
+from prunecli.training import find_schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """The trained model, what is said of it, and the files written."""
+
+    model: nn.Module
+    report: Report
+    files: tuple[Path, ...]
+
+
+def finetune(checkpoint: str, choices: Choices | None = None, listener: Listener | None = None) -> Finetuned:
+    """Train a checkpoint on, pruned or not. The run is kept beside the files, and can be taken up again.
+
+    Raises:
+        UsageError: choices contradict each other.
+        InputError: a file is bad, unsafe, or does not match the others; there is no training data.
+        OutputError: a file is there already, or cannot be written.
+        KeyboardInterrupt: somebody stopped it.
+    """
+    choices, listener = choices or Choices(), listener or Silent()
+    refuse_idle_recipe(choices.recipe, choices.given)
+    return _train(Path(checkpoint), "finetuned", choices, listener)
+
+
+def train_new(choices: Choices, listener: Listener | None = None) -> Finetuned:
+    """Train a new model from random parameters, under a schedule that may prune it meanwhile.
+
+    Raises:
+        UsageError: choices contradict each other; the schedule is unknown or cannot do what is asked.
+        InputError: the spec or the data is bad.
+        OutputError: a file is there already, or cannot be written.
+        KeyboardInterrupt: somebody stopped it.
+    """
+    choices = with_preset(choices, choices.importance.preset, choices.given)
+    spec = choices.source.spec
+    if spec is None:
+        raise UsageError("Say how to build the model: `--spec net.toml`, or `--spec torchvision:resnet18`.")
+    refuse_idle_in_training(choices)
+    name = Path(spec) if spec.endswith(".toml") else Path(f"{spec.rpartition(':')[2]}.new")
+    return _train(name, "trained", choices, listener or Silent())
+
+
+def _train(named_after: Path, done: str, choices: Choices, listener: Listener) -> Finetuned:
+    choices = with_settings(choices, find_schedule(choices.directed.schedule).usual, choices.given)
+    choices.recipe.check()
+    arguments = dict(split_argument(text, "--schedule-arg") for text in choices.directed.schedule_arg)
+    paths = choose_paths(named_after, choices, done)
+    check_free(paths.wanted, choices.files.force)
+    check_run(paths.run, choices.run, choices.files.force)
+    opened = _open(named_after, done, choices, listener)
+    with running_on(choices.machine, listener) as place:
+        cut = run_schedule(opened, choices.directed.schedule, arguments, paths.run, choices, place, listener)
+        cut, contents, report = finish(cut, paths, choices, place.in_full, listener)
+    write_files(contents, choices.files.force)
+    return Finetuned(cut.smaller, report, tuple(contents))
+
+
+def _open(named_after: Path, done: str, choices: Choices, listener: Listener) -> Opened:
+    if done == "trained":
+        return open_new(choices.source, choices.samples, choices.machine.seed, listener)
+    return open_model(str(named_after), choices.source, choices.samples, listener)

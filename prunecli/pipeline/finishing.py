@@ -1,0 +1,112 @@
+"""A smaller or trained model -> proof, accuracy, ONNX, and the content of every file and of the report."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from prunecli.errors import ProofError
+from prunecli.export.to_onnx import OnnxModel, to_onnx
+from prunecli.export.to_safetensors import to_bytes
+from prunecli.graph.copying import named_tensors
+from prunecli.model import example_inputs
+from prunecli.parity import Parity, verify
+from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.measuring import measure_accuracy
+from prunecli.pipeline.opening import lineage_of
+from prunecli.pipeline.paths import Paths
+from prunecli.pipeline.recovering import Measure, recover, recovery_notices
+from prunecli.pipeline.running import Place, float_dtype
+from prunecli.pipeline.settings import Choices
+from prunecli.pipeline.telling import Checked, Cut, make_record, make_report
+from prunecli.report import ParityCheck, Report
+from prunecli.surgery import apply_plan
+
+
+def finish(
+    cut: Cut, paths: Paths, choices: Choices, place: Place, listener: Listener
+) -> tuple[Cut, dict[Path, bytes], Report]:
+    """Prove, recover, measure and export; return what it came to, the content of every file, and the report.
+
+    Raises:
+        ProofError: the smaller model, or its ONNX file, computes something else than it should.
+    """
+    contents: dict[Path, bytes] = {}
+    checked = Checked()
+    if paths.model is not None:
+        parity = prove(cut, listener) if choices.files.verify and cut.plan is not None else None
+        checks, notes = (checks_of(parity), parity.notes) if parity else ((), ())
+        measure = measuring(cut, choices, place, listener)
+        cut, recovery = recover(cut, choices, place, listener, measure)
+        before = measure(cut.opened.model, "accuracy before") if cut.opened.checkpoint else None
+        accuracy = (before, measure(cut.smaller, "accuracy after"))
+        warnings = recovery_notices(recovery, cut.smaller, accuracy[1], measure) if recovery else ()
+        for notice in warnings:
+            listener.warn(notice.text)
+        contents[paths.model] = to_bytes(cut.smaller, make_record(cut, paths.model.parent, checks, recovery))
+        onnx = export_onnx(cut, listener) if paths.onnx is not None else None
+        if paths.onnx is not None and onnx is not None:
+            contents[paths.onnx] = onnx.content
+        checked = Checked(checks, notes, accuracy, recovery, warnings, onnx.check if onnx else None)
+    if paths.plan is not None and cut.plan is not None:
+        contents[paths.plan] = cut.plan.to_json().encode()
+    report = make_report(cut, checked, contents, place.device.type)
+    if paths.report is not None:
+        contents[paths.report] = report.to_json().encode()
+    return cut, contents, report
+
+
+def prove(cut: Cut, listener: Listener) -> Parity:
+    """Compare the smaller model with the masked dense one, on two samples.
+
+    A model that was trained on has other weights by now: the proof is of the same cut of the dense model,
+    and the trained one must have its tensors, name by name and shape by shape.
+
+    Raises:
+        ProofError: they differ.
+    """
+    assert cut.plan is not None
+    listener.progress("proving", 0, None)
+    args, kwargs = example_inputs(cut.opened.spec, batch=2, dtype=float_dtype(cut.opened.model))
+    smaller = cut.smaller
+    if cut.training is not None:
+        smaller = apply_plan(cut.opened.model, cut.opened.structure, cut.plan)
+        shapes, expected = (
+            {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+            for model in (cut.smaller, smaller)
+        )
+        if shapes != expected:
+            name = next(name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name))
+            raise ProofError(
+                f"`{name}` is {shapes.get(name)} in the trained model, and the plan makes it "
+                f"{expected.get(name)}. This is a bug in prunecli; `--no-verify` writes the model anyway."
+            )
+    return verify(cut.opened.model, smaller, cut.opened.structure, cut.plan, args, kwargs)
+
+
+def checks_of(parity: Parity) -> tuple[ParityCheck, ...]:
+    """Return the two checks of a proof as a report shows them."""
+    return (
+        ParityCheck("structure", parity.structure_error, parity.structure_limit, parity.structure_dtype),
+        ParityCheck("numbers", parity.numbers_error, parity.numbers_limit, parity.numbers_dtype),
+    )
+
+
+def measuring(cut: Cut, choices: Choices, place: Place, listener: Listener) -> Measure:
+    """Return what measures a model on the test data, where there is any; it takes a model and a stage."""
+    return partial(
+        measure_accuracy,
+        cut.opened,
+        samples=choices.samples,
+        machine=choices.machine,
+        place=place,
+        listener=listener,
+    )
+
+
+def export_onnx(cut: Cut, listener: Listener) -> OnnxModel:
+    """Export to ONNX and run it in onnxruntime, with a note in it of where it comes from."""
+    listener.progress("exporting to ONNX", 0, None)
+    inputs = partial(example_inputs, cut.opened.spec)
+    method = {"prunecli.method": cut.plan.method} if cut.plan is not None else {}
+    return to_onnx(cut.smaller, inputs, lineage={**method, **lineage_of(cut.opened)})

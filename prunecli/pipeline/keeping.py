@@ -1,0 +1,232 @@
+"""A training run on disk: its state, history, last and best model, written while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from prunecli import data
+from prunecli.arguments import arguments_of
+from prunecli.errors import DataError, OutputError, UsageError
+from prunecli.export.files import write_files
+from prunecli.export.record import PrunedRecord, write_sizes
+from prunecli.export.to_safetensors import to_bytes
+from prunecli.graph.copying import clean_copy, named_tensors
+from prunecli.graph.cutting import attribute_values
+from prunecli.history import EpochRow, to_lines
+from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.measuring import evaluate_on, open_test
+from prunecli.pipeline.opening import Opened, parents_of
+from prunecli.pipeline.running import Place
+from prunecli.pipeline.settings import Machine, Run, Samples, Source
+from prunecli.pipeline.versions import versions
+from prunecli.recipe import Recipe
+from prunecli.spec import to_json_dict
+from prunecli.spec.rebase import rebase
+from prunecli.strict_json import Json, to_plain
+from prunecli.training import Schedule, Tick, Training, saving
+
+STATE = "state.safetensors"
+"""What a run goes on from, in its folder."""
+LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.jsonl"
+
+SECONDS_BETWEEN_SAVES = 300.0
+"""How long a run may lose when it is killed in the middle of an epoch."""
+
+_NOT_THE_RUN = ("workers",)
+"""Settings that change nothing but speed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that a training run is told."""
+
+    opened: Opened
+    schedule: Schedule
+    recipe: Recipe
+    samples: Samples
+    machine: Machine
+    run: Run
+    source: Source
+    folder: Path
+    """Where the run is kept."""
+
+
+def check_run(folder: Path, run: Run, force: bool) -> None:
+    """Make sure, before long work starts, that the run's folder is free, or holds what is to be taken up.
+
+    Raises:
+        OutputError: it is taken, or there is nothing to take up.
+    """
+    if run.resume and not (folder / STATE).is_file():
+        raise OutputError(f"`--resume`: `{folder}` holds no run. Leave it out to start one.")
+    if (
+        not run.resume
+        and not force
+        and any((folder / name).exists() for name in (STATE, LAST, BEST, HISTORY))
+    ):
+        raise OutputError(
+            f"`{folder}` holds a run already. Go on with `--resume`, or start over with `--force`."
+        )
+
+
+class Keeper:
+    """Goes along with a run: tells how far it is, measures it, and writes it down."""
+
+    def __init__(
+        self,
+        job: Job,
+        training: Training,
+        place: Place,
+        listener: Listener,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.job, self.training, self.place, self.listener, self.stop = job, training, place, listener, stop
+        self.test = open_test(job.opened, job.samples, job.machine)
+        if self.test is not None and self.test.batch([0])[1] is None:
+            raise DataError(f"`{self.test.source}` has no labels, and accuracy is measured on them.")
+        self.settings = settings_of(job)
+        self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
+
+    @property
+    def wants_to_stop(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        return self.stop()
+
+    def tick(self, tick: Tick) -> None:
+        """Pass on how far the run is; save it every few minutes."""
+        self.listener.tick(tick)
+        if time.monotonic() >= self.next_save:
+            self.save()
+
+    def evaluate(self, model: nn.Module) -> data.Evaluation | None:
+        """Return how good the model is on the test data; None without any."""
+        if self.test is None:
+            return None
+        job = self.job
+        return evaluate_on(
+            self.test, job.opened, model, "accuracy", job.samples, job.machine, self.place, self.listener
+        )
+
+    def epoch_over(self, training: Training, row: EpochRow) -> None:
+        """Tell what the epoch brought, and write everything down."""
+        phase = training.phase
+        left = 0 if phase is None else max(phase.epochs - training.place.phase_epoch, 0)
+        self.listener.epoch(row, training.place.epoch + left)
+        models = {LAST: self._model()}
+        if training.place.best_epoch == training.place.epoch:
+            models[BEST] = models[LAST]
+        self._write(models)  # before the state: what is written again after a crash is the same
+        self.save()
+
+    def save(self) -> None:
+        """Write down where the run stands."""
+        self._write(
+            {
+                STATE: saving.to_bytes(self.training, self.job.schedule, self.settings),
+                HISTORY: to_lines(self.training.history).encode(),
+            }
+        )
+        self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
+
+    def start(self) -> None:
+        """Begin anew: what another run left in the folder goes, so that nothing is taken up from it."""
+        for name in (STATE, LAST, BEST, HISTORY):
+            (self.job.folder / name).unlink(missing_ok=True)
+
+    def take_up(self) -> None:
+        """Go on with the run on disk.
+
+        Raises:
+            UsageError: it was started with other settings.
+            CheckpointError: it is damaged.
+        """
+        path = self.job.folder / STATE
+        saved = saving.from_bytes(path.read_bytes(), str(path))
+        differing = [
+            f"{name} {_shown(saved.settings.get(name))}, not {_shown(value)}"
+            for name, value in self.settings.items()
+            if saved.settings.get(name) != value
+        ]
+        if differing:
+            raise UsageError(
+                f"`--resume`: the run in `{self.job.folder}` was started with {'; '.join(differing[:3])}. "
+                "Give the same command, or start over with `--force`."
+            )
+        saved.restore(self.training, self.job.schedule)
+        done = self.training.place
+        self.listener.note(f"going on after epoch {done.epoch}, minibatch {done.batch} of the next")
+
+    def fill_with_best(self) -> None:
+        """Bring the model, which no silenced unit is left in, back to the best epoch."""
+        found = load_file(self.job.folder / BEST)
+        with torch.no_grad():
+            for name, tensor in named_tensors(self.training.judged).items():
+                if name in found:  # buffers that no file keeps stay as they are
+                    tensor.copy_(found[name])
+
+    def _model(self) -> bytes:
+        training, opened = self.training, self.job.opened
+        model = training.result
+        sizes: dict[str, dict[str, Json]] = {}
+        before = opened.record or PrunedRecord()
+        rewritten = dict(before.rewritten)
+        if training.structure is not None:
+            sizes = write_sizes(attribute_values(training.structure, training.kept, model))
+            is_smaller = any(not stays.all() for stays in training.kept.values())
+            rewritten |= training.structure.rewritten if is_smaller else {}
+        modules = dict.fromkeys((*before.attributes, *sizes))
+        record = PrunedRecord(
+            spec=to_json_dict(rebase(opened.spec, self.job.folder)),
+            attributes={name: {**before.attributes.get(name, {}), **sizes.get(name, {})} for name in modules},
+            rewritten=rewritten,
+            method=before.method,
+            parents=parents_of(opened),
+            versions=versions(),
+        )
+        return to_bytes(on_cpu(model, opened.model), record)
+
+    def _write(self, contents: Mapping[str, bytes]) -> None:
+        write_files({self.job.folder / name: content for name, content in contents.items()}, True)
+
+
+def settings_of(job: Job) -> dict[str, Json]:
+    """Return what makes a run this one; a run with others ends elsewhere."""
+    recipe = {item.name: getattr(job.recipe, item.name) for item in fields(job.recipe)}
+    wishes = replace(job.schedule.wishes, method=job.schedule.method, loss_fn=None, fresh=None, sample=None)
+    return to_plain(  # type: ignore[no-any-return]
+        {
+            "checkpoint": job.opened.checkpoint.digest if job.opened.checkpoint else "new",
+            "spec": to_json_dict(job.opened.spec),
+            "schedule": job.schedule.info.name,
+            **{f"schedule {name}": value for name, value in arguments_of(job.schedule).items()},
+            **{name: value for name, value in recipe.items() if name not in _NOT_THE_RUN},
+            "batch_size": job.samples.batch_size,
+            "dtype": job.machine.dtype,
+            "seed": job.machine.seed,
+            **{f"budget {item.name}": _plain(getattr(wishes, item.name)) for item in fields(wishes)},
+        }
+    )
+
+
+def _plain(value: Any) -> Json:
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def on_cpu(model: nn.Module, like: nn.Module) -> nn.Module:
+    """Return a copy as files hold it: on the CPU, in the precision of the checkpoint, in eval mode."""
+    dtypes = {tensor.dtype for tensor in like.parameters() if tensor.is_floating_point()}
+    back = clean_copy(model).to("cpu", next(iter(dtypes)) if len(dtypes) == 1 else None)
+    return back.to(memory_format=torch.contiguous_format).eval()

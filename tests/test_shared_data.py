@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from prunecli.checkpoint import Format, load_into, read_checkpoint
-from prunecli.data import batches, evaluate, open_data
-from prunecli.model import build_model
+from prunecli.data import batches, evaluate, loss_function, open_data
+from prunecli.model import build_model, example_inputs
 from prunecli.spec import InputSpec, ModelSpec, read_spec
+from prunecli.spec.model_spec import change_paths
 
 SHARED = Path(os.environ.get("PRUNECLI_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 RESNET20 = Path(__file__).parents[1] / "benchmarks" / "cifar" / "resnet.py"
+
+SPECS = Path(__file__).parents[1] / "benchmarks" / "specs"
 
 SPEC = """
 [model]
@@ -75,3 +78,30 @@ def test_mnist_is_read_from_gzipped_idx() -> None:
     assert inputs.shape == (1, 28, 28)  # type: ignore[attr-defined]
     labels = np.concatenate([targets.numpy() for _, targets in batches(data, 1000)])
     assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SPECS.glob("*.toml")))
+def test_specs_of_benchmarks_name_what_is_there(name: str) -> None:
+    spec = read_spec(SPECS / f"{name}.toml")
+    args, kwargs = example_inputs(spec)
+    build_model(spec)(*args, **kwargs)
+    loss_function(spec)
+    named: list[Path] = []
+    for source in (spec.data.sample, spec.data.train, spec.data.test):
+        change_paths(str(source), lambda path: named.append(spec.resolve(path.partition("[")[0])) or path)
+    assert len(named) >= 3
+    assert all(path.is_file() for path in named)
+
+
+@pytest.mark.slow
+def test_all_training_images_of_cifar10_are_joined() -> None:
+    data = open_data("../cifar/whole.py:train", read_spec(SPECS / "lenet3.toml"))
+    assert len(data) == 50_000
+    with np.load(SHARED / "cifar10_train10k.npz") as known:
+        index, images = known["index"], known["images"]
+    found, _ = data.fetch(index[:500].tolist())
+    assert np.array_equal(found.numpy(), images[:500])
+    pixels, labels = data.fetch(range(50_000))
+    assert np.bincount(labels).tolist() == [5_000] * 10
+    means = [float(channel.float().mean()) / 255 for channel in pixels.unbind(1)]
+    assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)

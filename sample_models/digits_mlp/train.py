@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from sample_models.digits_mlp.model import digits_mlp
-from sample_models.train import train_on_digits
+from sample_models.train import train_sample
 
 CHECKPOINT = Path(__file__).with_name("model.pt")
 
 
 def make_checkpoint() -> None:
     """Train from scratch and write the state dict."""
-    model = train_on_digits(digits_mlp, weight_decay=5e-3, peak_rate=0.1, shifted=False)
-    torch.save(model.state_dict(), CHECKPOINT)
+    train_sample(CHECKPOINT, lr=0.1, weight_decay=1e-2)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Loss and accuracy against neurons pruned, step by step without training (Molchanov et al., 2019, figure 3).
+"""Loss against neurons pruned, step by step without training (Molchanov et al., 2019, figure 3).
 
 Trains nothing: the weights stay as they are while the lowest units leave, a few at a time, scored anew
 before each step on the same training images. Rows go to a file as they are found, and are not found twice.
 
-    python -m benchmarks.iterative lenet3.safetensors --spec benchmarks/specs/lenet3.toml
+    python -m benchmarks.iterative lenet3.safetensors --spec benchmarks/specs/lenet3.toml \
+        --data npz:../shared/data/cifar10_train10k.npz[:1000]
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +19,6 @@ from pathlib import Path
 from prunecli.pipeline.prune import prune
 from prunecli.pipeline.settings import Budget, Choices, Files, Importance, Machine, Samples, Source, Steps
 
-HERE = Path(__file__).parent
 METHODS = ("oracle", "taylor-so", "taylor-fo", "obd", "magnitude", "random")
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
@@ -63,13 +64,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("build/iterative.jsonl"))
     asked = parser.parse_args()
     known = _read(asked.rows)
+    digest = hashlib.sha256(Path(asked.checkpoint).read_bytes()).hexdigest()[:12]
     shares = [share for share in SHARES if share >= asked.keep]
     print("| method | " + " | ".join(f"{share:.0%} left" for share in shares) + " |")
     print("|---|" + "---:|" * len(shares))
     for method in asked.methods:
         curves = []
         for seed in range(asked.seeds):
-            key = f"{method} {asked.units} {asked.minibatches} {seed} {asked.keep} {asked.data}"
+            key = f"{digest} {method} {asked.units} {asked.minibatches} {seed} {asked.keep} {asked.data}"
             if key not in known:
                 known[key] = loss_curve(
                     asked.checkpoint,

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "prunecli"
 ORDER = (
     ("errors",),
     ("strict_json", "arguments"),
+    ("named",),
     ("spec",),
     ("model", "checkpoint", "data"),
     ("graph",),
@@ -31,6 +32,7 @@ WITHOUT_TORCH = (
     "errors.",
     "strict_json.",
     "arguments.",
+    "named.",
     "spec/",
     "plan.",
     "budget/",

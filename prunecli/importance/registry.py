@@ -15,16 +15,16 @@ what `--method-arg NAME=VALUE` may set, each with what it means:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 from typing import Protocol, TypeVar, runtime_checkable
 
-from prunecli.arguments import Argument, arguments_in, nearest, parse_arguments
+from prunecli.arguments import nearest, parse_arguments
 from prunecli.errors import UsageError
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
+from prunecli.named import Named, Table
 
 
 class Needs(Flag):
@@ -81,7 +81,7 @@ class Noting(Protocol):
 
 
 @dataclass(frozen=True)
-class MethodInfo:
+class MethodInfo(Named):
     """One row of the table."""
 
     name: str
@@ -97,17 +97,6 @@ class MethodInfo:
     """Whether it can score weights that move from one minibatch to the next."""
 
     @property
-    def summary(self) -> str:
-        """What it scores, in one line."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
-
-    @property
-    def paragraphs(self) -> tuple[str, ...]:
-        """Everything that is said of it, one line per paragraph, the summary first."""
-        text = inspect.cleandoc(self.make.__doc__ or "")
-        return tuple(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-    @property
     def formula(self) -> str:
         """The paragraph that starts with the formula; empty where there is none."""
         return next((text for text in self.paragraphs if text.startswith("score = ")), "")
@@ -117,13 +106,8 @@ class MethodInfo:
         """Whether it reads the sample."""
         return bool(self.needs & ~Needs.PARAMETERS)
 
-    @property
-    def arguments(self) -> Mapping[str, Argument]:
-        """Its arguments, by name."""
-        return arguments_in(self.make)
 
-
-_TABLE: dict[str, MethodInfo] = {}
+_TABLE: Table[MethodInfo] = Table("method")
 _MethodClass = TypeVar("_MethodClass", bound=type)
 
 
@@ -140,9 +124,7 @@ def method(
     """Enter the class below into the table of methods."""
 
     def enter(make: _MethodClass) -> _MethodClass:
-        if name in _TABLE:
-            raise ValueError(f"Two methods are called `{name}`: {_TABLE[name].make} and {make}.")
-        _TABLE[name] = MethodInfo(name, needs, source, passes, granularity, signed, make, while_training)
+        _TABLE.enter(MethodInfo(name, needs, source, passes, granularity, signed, make, while_training))
         return make
 
     return enter
@@ -150,7 +132,7 @@ def method(
 
 def methods() -> tuple[MethodInfo, ...]:
     """Return all methods, by name."""
-    return tuple(_TABLE[name] for name in sorted(_TABLE))
+    return _TABLE.all()
 
 
 def find_method(name: str) -> MethodInfo:
@@ -159,11 +141,7 @@ def find_method(name: str) -> MethodInfo:
     Raises:
         UsageError: There is none; the message names the nearest.
     """
-    if name in _TABLE:
-        return _TABLE[name]
-    raise UsageError(
-        f"There is no method `{name}`.{nearest(name, _TABLE)} `prunecli methods` lists them all."
-    )
+    return _TABLE.find(name)
 
 
 def build_methods(names: Iterable[str], arguments: Mapping[str, object]) -> dict[str, Method]:

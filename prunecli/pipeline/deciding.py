@@ -48,15 +48,13 @@ def _check_steps(choices: Choices) -> None:
     if not choices.steps.are_wanted:
         return
     option = "--steps" if choices.steps.step_units is None else "--step-units"
-    decision, recovery, recipe = choices.decision, choices.recovery, choices.recipe
+    decision, recovery = choices.decision, choices.recovery
     refused = {
         "--apply": (decision.apply is not None, "what leaves is decided while training"),
         "--scores": (decision.scores is not None, "units are scored while training"),
         "--dry-run": (decision.dry_run, "what leaves shows only while training"),
         "--reconstruct": (recovery.reconstruct, "training moves layers away from the dense ones"),
         "--recalibrate-bn": (recovery.recalibrate_bn, "training measures these statistics anyway"),
-        "--accumulate": (recipe.accumulate > 1, "scores are made of the gradients of single minibatches"),
-        "--clip": (recipe.clip is not None, "clipped gradients do not score units"),
     }
     for name, (is_given, why) in refused.items():
         if is_given:

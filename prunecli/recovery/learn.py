@@ -102,13 +102,13 @@ def learn_readers(
 def _trained(
     group: Group, readers: list[Reader], support: Tensor, course: Course, seed: int
 ) -> tuple[Learned, bool]:
-    """Return weights on the units that the plan keeps, and whether those are what the method selects."""
+    """Return weights on the units that the plan keeps, and whether these units are the method's choice."""
     found = learn(readers, group.width, int(support.sum()), course, draws_for(group, seed))
     is_selected = torch.equal(found.support, support)
     plain = tuple(reader.weight * support[reader.units] for reader in readers)
     if is_selected and loss_of(readers, found.weights) <= loss_of(readers, plain):
         return found, True
-    return train_on(readers, support, course), False
+    return train_on(readers, support, course), is_selected
 
 
 class _Weights:

@@ -236,7 +236,9 @@ def _ticks(low: float, high: float, most: int, is_whole: bool) -> list[float]:
     """
     if not (isfinite(low) and isfinite(high)):
         return [0.0, 1.0]
-    span = high - low or abs(high) * 0.1 or 1.0
+    span = high - low
+    if span <= 1e-9 * max(abs(high), 1e-3):  # the same number, but for rounding
+        span = abs(high) * 0.1 or 1.0
     rough = span / most
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

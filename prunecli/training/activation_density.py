@@ -165,9 +165,9 @@ class ByDensity(Schedule):
         if self.wishes.sample is None and self.count is Counting.EVAL:
             raise UsageError("`count=eval` looks at samples, and there are none.")
         if not self._counted(training):
+            more = "" if self.layers is Layers.ALL else " For linear layers, add `--schedule-arg layers=all`."
             raise UsageError(
-                "No convolution that may be cut has a ReLU behind it: there is no density to size layers by. "
-                "For linear layers, add `--schedule-arg layers=all`."
+                "No layer that may be cut has a ReLU behind it: there is no density to size layers by." + more
             )
 
     def first_phase(self, training: Training) -> Phase:
@@ -199,6 +199,10 @@ class ByDensity(Schedule):
             self._cut(training, kept)
         self.totals = []
         return self._phase(training)
+
+    def may_stop_early(self, training: Training) -> bool:
+        """Only the final net: the others end when their density has settled."""
+        return self.is_final
 
     def watching(self, training: Training) -> AbstractContextManager[Any]:
         """Count what passes."""

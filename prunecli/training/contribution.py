@@ -108,6 +108,10 @@ class ByContribution(Schedule):
         self._cut(training, self.meter)
         return Phase(f"recovery {len(self.cuts)}", self.every)
 
+    def may_stop_early(self, training: Training) -> bool:
+        """Not before the last cut: the others come after so many epochs."""
+        return self.meter is None
+
     def after_backward(self, training: Training, batch: MicroBatch) -> None:
         """Score the minibatch."""
         if self.meter is not None:

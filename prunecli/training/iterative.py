@@ -76,12 +76,6 @@ class Iterative(Schedule):
             )
         if not 0 <= self.momentum < 1:
             raise UsageError(f"`--score-momentum {self.momentum}` is not from 0 to below 1.")
-        if training.recipe.accumulate > 1:
-            raise UsageError(
-                "Scores are made of the gradients of single minibatches: leave out `--accumulate`."
-            )
-        if training.recipe.clip is not None:
-            raise UsageError("Clipped gradients do not score units: leave out `--clip`.")
         assert training.structure is not None
         check_reach(training.structure, self.wishes.budget, self.wishes.constraints)
         prunings, there = self._prunings_known(training), training.recipe.epochs
@@ -93,6 +87,10 @@ class Iterative(Schedule):
                 "`--step-units`, or lower `--prune-every` or `--steps`."
             )
         self._renew_meter(training)
+        if self.meter is not None and self.meter.reads_gradients and training.recipe.accumulate > 1:
+            raise UsageError(
+                f"`{self.method}` scores by the gradients of single minibatches: leave out `--accumulate`."
+            )
 
     def first_phase(self, training: Training) -> Phase:
         """Return one phase: all epochs, or as many as pruning needs where nothing is trained."""
@@ -107,6 +105,10 @@ class Iterative(Schedule):
         """End; what is silenced and still there goes."""
         training.shrink()
         return None
+
+    def may_stop_early(self, training: Training) -> bool:
+        """Not before the budget is met."""
+        return self.is_done
 
     def after_backward(self, training: Training, batch: MicroBatch) -> None:
         """Score the minibatch."""
@@ -153,8 +155,9 @@ class Iterative(Schedule):
         self.averaged = parts["averaged"]
         for name in ("seen", "loss", "prunings", "is_done", "gave_up"):
             setattr(self, name, plain[name])
-        self._renew_meter(training)
-        if plain["meter"] is not None and self.meter is not None:
+        if plain["meter"] is not None:
+            self._renew_meter(training)
+            assert self.meter is not None
             self.meter.load(parts["meter"], plain["meter"])
         self.curve = [(units, loss) for units, loss in plain["curve"]]
 

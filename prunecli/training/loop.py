@@ -160,12 +160,12 @@ def _close_epoch(training: Training, schedule: Schedule, course: Course, company
     if found and not isfinite(found.loss):
         training.notes.append(f"the test loss is {found.loss}")
     training.tally = Tally()
-    _judge(training, row, course.task.metric)
+    _judge(training, row, course.task.metric, schedule.may_stop_early(training))
     return schedule.after_epoch(training, row)
 
 
-def _judge(training: Training, row: EpochRow, metric: Metric) -> None:
-    """Remember the best epoch, and end the phase where none was better for long enough."""
+def _judge(training: Training, row: EpochRow, metric: Metric, may_stop: bool) -> None:
+    """Remember the best epoch, and end the phase where none was better for long enough, if it may end."""
     value = {
         Metric.TOP1: row.test_top1,
         Metric.TOP5: row.test_top5,
@@ -178,7 +178,7 @@ def _judge(training: Training, row: EpochRow, metric: Metric) -> None:
         return
     if place.best_value is None or value > place.best_value:
         place.best_epoch, place.best_value = place.epoch, value
-    elif patience is not None and place.epoch - place.best_epoch >= patience:
+    elif may_stop and patience is not None and place.epoch - place.best_epoch >= patience:
         training.notes.append(f"no better than epoch {place.best_epoch} for {patience} epochs: stopped")
         training.end_phase()
 

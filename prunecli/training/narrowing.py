@@ -56,7 +56,8 @@ class Narrowing:
     @cached_property
     def most(self) -> int:
         """The cut after which no other one changes anything."""
-        return max((_cuts_to_one(width, self.percent) for width in self.dense.values()), default=0)
+        cuts = max((_cuts_to_one(width, self.percent) for width in self.dense.values()), default=0)
+        return max((cut for cut in range(1, cuts + 1) if self.after(cut) != self.after(cut - 1)), default=0)
 
     @cached_property
     def cuts_to_budget(self) -> int | None:
@@ -112,11 +113,19 @@ def narrowed(width: int, percent: float) -> int:
 
 
 def is_neurons(group: Group) -> bool:
-    """Return whether linear layers make the units, and linear layers read them."""
-    if refuse_unread(group) is not None or any(site.call.function != "linear" for site in readings(group)):
+    """Return whether they are neurons of one linear layer that linear layers read.
+
+    What several layers make together (a residual stream), what is normalised or averaged over, and what
+    fills several rows (the heads of attention) is more than a neuron.
+    """
+    if group.changes_statistics or refuse_unread(group) is not None:
         return False
-    weights = {member.tensor for member in group.producers if member.role is Role.WEIGHT}
-    return bool(weights) and weights <= set(_made_by_linear(group))
+    if any(site.call.function != "linear" for site in readings(group)):
+        return False
+    weights = [member for member in group.producers if member.role is Role.WEIGHT]
+    if len(weights) != 1 or len(weights[0].positions) != group.width:
+        return False
+    return weights[0].tensor in set(_made_by_linear(group))
 
 
 def _made_by_linear(group: Group) -> Iterator[str]:

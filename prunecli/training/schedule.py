@@ -13,7 +13,6 @@ Its docstring's first line is the summary that `prunecli schedules` prints, its 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,13 +20,14 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from prunecli.arguments import Argument, arguments_in, nearest, parse_arguments
+from prunecli.arguments import nearest, parse_arguments
 from prunecli.budget import Budget, Currency
 from prunecli.data import Batch
 from prunecli.errors import UsageError
 from prunecli.history import EpochRow
 from prunecli.importance.gradients import LossFn
 from prunecli.importance.micro_batches import MicroBatch
+from prunecli.named import Named, Table
 from prunecli.plan import Constraints, Rank, Scope
 from prunecli.strict_json import Json
 from prunecli.training.training import Phase, Training
@@ -87,6 +87,10 @@ class Schedule:
         """Act between two phases (cut, start anew), and return the next one; None: the run is over."""
         return None
 
+    def may_stop_early(self, training: Training) -> bool:
+        """Say whether `--patience` may end the phase: not where units are still to leave."""
+        return True
+
     def watching(self, training: Training) -> AbstractContextManager[Any]:
         """Return what watches the forward pass of a minibatch."""
         return nullcontext()
@@ -121,7 +125,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class ScheduleInfo:
+class ScheduleInfo(Named):
     """One row of the table."""
 
     name: str
@@ -134,24 +138,8 @@ class ScheduleInfo:
     idle: tuple[str, ...] = ()
     """Options, as fields are called, that do nothing under it."""
 
-    @property
-    def summary(self) -> str:
-        """What it does, in one line."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
 
-    @property
-    def paragraphs(self) -> tuple[str, ...]:
-        """Everything that is said of it, one line per paragraph, the summary first."""
-        text = inspect.cleandoc(self.make.__doc__ or "")
-        return tuple(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-    @property
-    def arguments(self) -> Mapping[str, Argument]:
-        """Its arguments, by name."""
-        return arguments_in(self.make)
-
-
-_TABLE: dict[str, ScheduleInfo] = {}
+_TABLE: Table[ScheduleInfo] = Table("schedule")
 _ScheduleClass = TypeVar("_ScheduleClass", bound=type)
 
 
@@ -166,10 +154,7 @@ def schedule(
     """Enter the class below into the table of schedules."""
 
     def enter(make: _ScheduleClass) -> _ScheduleClass:
-        if name in _TABLE:
-            raise ValueError(f"Two schedules are called `{name}`: {_TABLE[name].make} and {make}.")
-        _TABLE[name] = info = ScheduleInfo(name, source, prunes, make, usual or {}, idle)
-        make.info = info  # type: ignore[attr-defined]
+        make.info = _TABLE.enter(ScheduleInfo(name, source, prunes, make, usual or {}, idle))  # type: ignore[attr-defined]
         return make
 
     return enter
@@ -177,7 +162,7 @@ def schedule(
 
 def schedules() -> tuple[ScheduleInfo, ...]:
     """Return all schedules, by name."""
-    return tuple(_TABLE[name] for name in sorted(_TABLE))
+    return _TABLE.all()
 
 
 def find_schedule(name: str) -> ScheduleInfo:
@@ -186,11 +171,7 @@ def find_schedule(name: str) -> ScheduleInfo:
     Raises:
         UsageError: There is none; the message names the nearest.
     """
-    if name in _TABLE:
-        return _TABLE[name]
-    raise UsageError(
-        f"There is no schedule `{name}`.{nearest(name, _TABLE)} `prunecli schedules` lists them all."
-    )
+    return _TABLE.find(name)
 
 
 def build_schedule(name: str, arguments: Mapping[str, object], wishes: Wishes) -> Schedule:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
 from prunecli.budget import Budget, make_plan
+from prunecli.data import Evaluation
 from prunecli.errors import UsageError
 from prunecli.importance import About, Scores
 from prunecli.recipe import Recipe
@@ -248,7 +249,6 @@ def test_without_tuning_the_weights_stay() -> None:
     (
         ({"wishes": Wishes()}, "how much may stay"),
         ({"recipe": replace(RECIPE, accumulate=2)}, "--accumulate"),
-        ({"recipe": replace(RECIPE, clip=1.0)}, "--clip"),
         ({"recipe": replace(RECIPE, epochs=1)}, "needs 9 prunings, 18 minibatches; 1 epochs have 5"),
         ({"arguments": {"every": 0}}, "at least 1"),
         ({"arguments": {"momentum": 1.0}}, "--score-momentum"),
@@ -260,3 +260,11 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> N
     with pytest.raises(UsageError, match=message):
         schedule.check(training)
     assert isinstance(schedule, Schedule)
+
+
+def test_patience_waits_until_the_budget_is_met() -> None:
+    worse = iter(range(1000))
+    plan = Plan(Mlp, replace(RECIPE, patience=1), "iterative", {"every": 5, "units": "2"}, HALF)
+    training = plan.run(lambda model: Evaluation(float(next(worse)), None, None, 1))
+    assert training.history[-1].units == training.unit_count
+    assert any("budget met" in note for row in training.history for note in row.notes)

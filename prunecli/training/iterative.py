@@ -76,6 +76,11 @@ class Iterative(Schedule):
             )
         if not 0 <= self.momentum < 1:
             raise UsageError(f"`--score-momentum {self.momentum}` is not from 0 to below 1.")
+        self._renew_meter(training)
+        if self.meter is not None and self.meter.reads_gradients and training.recipe.accumulate > 1:
+            raise UsageError(
+                f"`{self.method}` scores by the gradients of single minibatches: leave out `--accumulate`."
+            )
         assert training.structure is not None
         check_reach(training.structure, self.wishes.budget, self.wishes.constraints)
         prunings, there = self._prunings_known(training), training.recipe.epochs
@@ -85,11 +90,6 @@ class Iterative(Schedule):
                 f"The budget needs {prunings or 'one or more'} prunings, {needed:,} minibatches; "
                 f"{there} epochs have {there * training.steps_per_epoch:,}. Raise `--epochs` or "
                 "`--step-units`, or lower `--prune-every` or `--steps`."
-            )
-        self._renew_meter(training)
-        if self.meter is not None and self.meter.reads_gradients and training.recipe.accumulate > 1:
-            raise UsageError(
-                f"`{self.method}` scores by the gradients of single minibatches: leave out `--accumulate`."
             )
 
     def first_phase(self, training: Training) -> Phase:

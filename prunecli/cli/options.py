@@ -310,7 +310,7 @@ FILES = Panel(
     {
         "out": Described(
             "A folder, or a .safetensors path whose name the ONNX file and the report share. "
-            "Default: NAME.pruned.* beside the checkpoint.",
+            "Default: NAME.pruned.*, NAME.finetuned.* or NAME.trained.* beside the checkpoint or the spec.",
             metavar="PATH",
         ),
         "onnx": Described("Write an ONNX file and run it against PyTorch.", ("--onnx/--no-onnx",)),

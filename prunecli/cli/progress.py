@@ -82,7 +82,7 @@ class Reporter:
         if self.shown.quiet:
             return
         self.rate = self._images_per_second(tick) or self.rate
-        parts = [_epoch(tick.epoch, tick.epochs), f"loss {tick.loss:.4f}"]
+        parts = [_epoch(tick.epoch, tick.epochs), f"loss {_loss(tick.loss)}"]
         parts += [f"top-1 {_percent(tick.top1)}"] if tick.top1 is not None else []
         parts += [f"{self.rate:>7,.0f}/s" if self.rate is not None else " " * 9]
         if self.is_terminal:
@@ -100,12 +100,12 @@ class Reporter:
         if row.phase not in (self.phase, _TRAINING):
             self._print(f"{row.phase}:")
         self.phase = row.phase
-        parts = [_epoch(row.epoch, epochs), f"loss {row.loss:.4f}"]
+        parts = [_epoch(row.epoch, epochs), f"loss {_loss(row.loss)}"]
         parts += [f"top-1 {_percent(row.top1)}"] if row.top1 is not None else []
         if row.test_top1 is not None:
             parts.append(f"test {_percent(row.test_top1)}")
         elif row.test_loss is not None:
-            parts.append(f"test loss {row.test_loss:.4f}")
+            parts.append(f"test loss {_loss(row.test_loss)}")
         parts += [f"units {row.units:,}"] if row.units is not None else []
         parts += [f"density {row.total_density:.3f}"] if row.total_density is not None else []
         parts += [f"lr {row.rate:.2g}"]
@@ -220,3 +220,12 @@ def _one_line_each(reporter: Reporter) -> None:
 
     warnings.simplefilter("default" if reporter.shown.verbose else "once", UserWarning)
     warnings.showwarning = show  # type: ignore[assignment]
+
+
+def _loss(value: float) -> str:
+    """Write a loss; one that exploded in a few digits.
+
+    >>> _loss(0.25), _loss(6.8e18)
+    ('0.2500', '6.8e+18')
+    """
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from prunecli.training import Schedule, Tick, Training, saving
 STATE = "state.safetensors"
 """What a run goes on from, in its folder."""
 LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.jsonl"
+LOCK = ".lock"
+PICTURES = ("curves.svg", "density.svg", "colormap.svg")
 
 SECONDS_BETWEEN_SAVES = 300.0
 """How long a run may lose when it is killed in the middle of an epoch."""
@@ -75,6 +78,34 @@ def check_run(folder: Path, run: Run, force: bool) -> None:
         raise OutputError(
             f"`{folder}` holds a run already. Go on with `--resume`, or start over with `--force`."
         )
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keep a run's folder for one process, as long as that lives, where the system can.
+
+    Raises:
+        OutputError: another run writes there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"`{folder}` cannot be written: {reason}.") from None
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # a system without such locks
+            pass
+        except OSError:
+            raise OutputError(f"Another run is going on in `{folder}`. Use another `--out`.") from None
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 class Keeper:
@@ -117,9 +148,7 @@ class Keeper:
 
     def epoch_over(self, training: Training, row: EpochRow) -> None:
         """Tell what the epoch brought, and write everything down."""
-        phase = training.phase
-        left = 0 if phase is None else max(phase.epochs - training.place.phase_epoch, 0)
-        self.listener.epoch(row, training.place.epoch + left)
+        self.listener.epoch(row, training.planned)
         models = {LAST: self._model()}
         if training.place.best_epoch == training.place.epoch:
             models[BEST] = models[LAST]
@@ -137,9 +166,14 @@ class Keeper:
         self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
 
     def start(self) -> None:
-        """Begin anew: what another run left in the folder goes, so that nothing is taken up from it."""
-        for name in (STATE, LAST, BEST, HISTORY):
+        """Begin anew: what another run left in the folder goes, so that nothing is taken up from it.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        for name in (STATE, LAST, BEST, *PICTURES):
             (self.job.folder / name).unlink(missing_ok=True)
+        self._write({HISTORY: b""})  # or the first epoch would be trained for a folder that takes nothing
 
     def take_up(self) -> None:
         """Go on with the run on disk.
@@ -151,7 +185,9 @@ class Keeper:
         path = self.job.folder / STATE
         saved = saving.from_bytes(path.read_bytes(), str(path))
         differing = [
-            f"{name} {_shown(saved.settings.get(name))}, not {_shown(value)}"
+            f"another {name}"
+            if name in ("checkpoint", "spec")
+            else f"{name} {_shown(saved.settings.get(name))}, not {_shown(value)}"
             for name, value in self.settings.items()
             if saved.settings.get(name) != value
         ]

@@ -55,6 +55,8 @@ def choose_paths(checkpoint: Path, choices: Choices, done: str) -> Paths:
 
 
 def _stem(checkpoint: Path, files: Files, done: str) -> Path:
+    if not checkpoint.name:
+        raise UsageError(f"`{checkpoint}` is no file: the path of the checkpoint is empty.")
     default = f"{checkpoint.stem}.{done}"
     if files.out is None:
         return checkpoint.with_name(default)

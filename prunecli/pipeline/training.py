@@ -18,7 +18,7 @@ from prunecli.export.files import write_files
 from prunecli.graph.copying import clean_copy
 from prunecli.history import EpochRow
 from prunecli.model import build_model
-from prunecli.pipeline.keeping import Job, Keeper, on_cpu
+from prunecli.pipeline.keeping import Job, Keeper, on_cpu, owned
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened, open_model
 from prunecli.pipeline.running import Place, explained, float_dtype
@@ -82,7 +82,7 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
             stream.samples, stream.batch_size, count, stream.seed, place.device, float_dtype(model)
         ),
     )
-    with stopping_on_signals() as stop:
+    with owned(job.folder), stopping_on_signals() as stop:
         keeper = Keeper(job, training, place, listener, stop)
         if job.run.resume:
             keeper.take_up()

@@ -32,6 +32,8 @@ else:
 
 METADATA_KEY = "prunecli"
 """The key of a safetensors header under which prunecli keeps its JSON."""
+_ENDINGS = (".pruned", ".finetuned", ".trained")
+"""What is added to the names of files that were made of a checkpoint."""
 
 
 def read_spec(
@@ -79,6 +81,9 @@ def find_spec(
 ) -> ModelSpec:
     """Return the spec of a checkpoint: the one given, the one inside, or `NAME.toml` beside it.
 
+    One inside that names code of somebody's own may not be run unless it is trusted: then `NAME.toml` beside
+    the file counts, which for `NAME.pruned.safetensors` is that of the dense model.
+
     Args:
         checkpoint: the path of the checkpoint.
         explicit: what `--spec` said.
@@ -94,18 +99,22 @@ def find_spec(
         SpecError: there is none, or it is malformed.
     """
     path = Path(checkpoint)
-    beside = path.with_suffix(".toml")
+    beside = _beside(path)
+    inside = None
+    if explicit is None and metadata and METADATA_KEY in metadata:
+        inside = _read_metadata(metadata[METADATA_KEY], path, trust)
     if explicit is not None:
         spec = _read_text(str(explicit))
-    elif metadata and METADATA_KEY in metadata:
-        spec = _read_metadata(metadata[METADATA_KEY], path, trust)
-    elif beside != path and beside.is_file():
+    elif inside is not None and (beside is None or _may_be_built(inside)):
+        spec = inside
+    elif beside is not None:
         spec = _read_toml(beside)
     else:
         raise SpecError(
             f"`{path.name}` does not say how to build its model. Name it, e.g. `--spec "
             "torchvision:resnet18` or "
-            f"`--spec model.py:build --input 3x32x32`,\nor write `{beside.name}` beside it: {MINIMAL_SPEC}"
+            "`--spec model.py:build --input 3x32x32`,\n"
+            f"or write `{path.with_suffix('.toml').name}` beside it: {MINIMAL_SPEC}"
         )
     return override(
         spec, spec_args=spec_args, input=input, data=data, train_data=train_data, test_data=test_data
@@ -210,6 +219,22 @@ def _read_toml(path: Path) -> ModelSpec:
         return from_json_dict(table, base=path.parent, trusted=True)
     except SpecError as error:
         raise SpecError(f"`{path}`: {error}") from None
+
+
+def _beside(path: Path) -> Path | None:
+    """Return the spec file beside a checkpoint: `net.toml` for `net.pt`, and for `net.pruned.safetensors`."""
+    stem = path.with_suffix("")
+    names = [stem.name]
+    while Path(names[-1]).suffix in _ENDINGS:
+        names.append(Path(names[-1]).stem)
+    candidates = [stem.with_name(f"{name}.toml") for name in names if name]
+    return next((each for each in candidates if each != path and each.is_file()), None)
+
+
+def _may_be_built(spec: ModelSpec) -> bool:
+    """Return whether the spec inside a checkpoint names a model that may be built."""
+    own_code = Reference.parse(spec.factory).kind in (FactoryKind.FILE, FactoryKind.MODULE)
+    return spec.may_run(spec.factory) or not own_code
 
 
 def _read_metadata(text: str, path: Path, trust: bool) -> ModelSpec:

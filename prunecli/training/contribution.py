@@ -213,7 +213,7 @@ class ByContribution(Schedule):
         if last >= epochs:
             shown = f"the budget needs {cuts} cuts, " if cuts > 1 else ""
             raise UsageError(
-                f"{epochs} epochs are too few: {shown}the first comes after epoch {self.warm} (`warm`)"
+                f"{epochs} epochs are too few: {shown}the first cut comes after epoch {self.warm} (`warm`)"
                 + (f", the last after epoch {last} (`every`)" if cuts > 1 else "")
                 + f". Raise `--epochs` to {last + 1} or more, or lower these (`--schedule-arg`)."
             )

@@ -73,7 +73,7 @@ class IterativeMagnitude(Schedule):
         if self.wishes.budget is not None:
             share = (1 - self.percent / 100) ** self.rounds
             raise UsageError(
-                f"`{self.wishes.budget.text}` says how many units stay, and this schedule removes none: "
+                f"`--keep` and `--target` say how many units stay, and this schedule removes none: "
                 f"leave it out. `rounds={self.rounds}` leaves {share:.1%} of the weights."
             )
         if self.wishes.method is not None:

@@ -88,8 +88,8 @@ class Iterative(Schedule):
         if self.tunes and needed > there * training.steps_per_epoch:
             raise UsageError(
                 f"The budget needs {prunings or 'one or more'} prunings, {needed:,} minibatches; "
-                f"{there} epochs have {there * training.steps_per_epoch:,}. Raise `--epochs` or "
-                "`--step-units`, or lower `--prune-every` or `--steps`."
+                f"{there} epochs have {there * training.steps_per_epoch:,}. Raise `--epochs`, or "
+                "let more units go each time, or fewer minibatches lie between."
             )
 
     def first_phase(self, training: Training) -> Phase:

@@ -106,6 +106,7 @@ def train(training: Training, schedule: Schedule, course: Course, company: Compa
         if training.place.phase_epoch < training.phase.epochs:
             _run_epoch(training, schedule, course, company)
             row = _close_epoch(training, schedule, course, company)
+            training.planned = training.place.epoch - training.place.phase_epoch + training.phase.epochs
         else:  # a phase without epochs, or one that has just ended
             row = None
         if training.place.phase_epoch >= training.phase.epochs:

@@ -94,6 +94,8 @@ class Training:
     history: list[EpochRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What happened since the last epoch ended, for its row."""
+    planned: int = 0
+    """How many epochs there will be, as far as the phase of the last one knows."""
     phase: Phase | None = None
     optimising: Optimising | None = None
     average: AveragedModel | None = None

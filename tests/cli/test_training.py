@@ -148,9 +148,13 @@ def test_a_pruned_file_brings_its_spec(tmp_path: Path, capsys: pytest.CaptureFix
     shutil.copy(SAMPLES / "digits.npz", tmp_path)
     assert run(["prune", str(mine / MLP.name), "--keep", "0.5", "--no-onnx", "-q"]) == 0
     pruned = capsys.readouterr().out.strip()
-    assert run(["finetune", pruned, *QUICK, "-q"]) == 4
+    assert run(["finetune", pruned, *QUICK, "-q"]) == 0  # by model.toml, which lies beside it
+    assert capsys.readouterr().out == f"{mine / 'model.pruned.finetuned.safetensors'}\n"
+    (mine / "model.toml").rename(mine / "elsewhere.toml")
+    again = [*QUICK, "--force"]
+    assert run(["finetune", pruned, *again, "-q"]) == 4
     assert "--trust-spec" in capsys.readouterr().err
-    assert run(["finetune", pruned, *QUICK, "--trust-spec", "-q"]) == 0
+    assert run(["finetune", pruned, *again, "--trust-spec", "-q"]) == 0
     assert capsys.readouterr().out == f"{mine / 'model.pruned.finetuned.safetensors'}\n"
 
 

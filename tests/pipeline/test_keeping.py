@@ -18,6 +18,8 @@ from torch.nn.functional import cross_entropy
 import prunecli
 from prunecli.cli.main import run
 from prunecli.data import main_output
+from prunecli.errors import OutputError
+from prunecli.pipeline.keeping import LOCK, owned
 from prunecli.training.distillation import distance
 
 ROOT = Path(__file__).parents[2]
@@ -237,3 +239,12 @@ def test_the_best_epoch_needs_test_data(
     (mlp / "model.toml").write_text("".join(line for line in lines if not line.startswith("test = ")))
     assert run([*FINETUNE, *option]) == 4
     assert "names none under `[data] test`" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "net.run"
+    with owned(folder), pytest.raises(OutputError, match="Another run is going on"), owned(folder):
+        pass
+    with owned(folder):
+        assert (folder / LOCK).is_file()
+    assert not (folder / LOCK).exists()

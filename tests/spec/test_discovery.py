@@ -216,3 +216,17 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 def test_what_names_no_factory_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="names no factory"):
         read_spec(text, input=["3"])
+
+
+def test_code_named_inside_a_file_gives_way_to_the_spec_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "net.toml").write_text('[model]\nfactory = "beside.py:net"\n[input]\nshape = [3]\n')
+    inside = json.dumps({"spec": {"model": {"factory": "inside.py:net"}, "input": [{"shape": [3]}]}})
+    for name in ("net.safetensors", "net.pruned.safetensors", "net.pruned.finetuned.safetensors"):
+        assert find_spec(tmp_path / name, metadata={METADATA_KEY: inside}).factory == "beside.py:net"
+    trusted = find_spec(tmp_path / "net.pruned.safetensors", metadata={METADATA_KEY: inside}, trust=True)
+    assert trusted.factory == "inside.py:net"
+    library = json.dumps({"spec": {"model": {"factory": "torchvision:resnet18"}}})
+    found = find_spec(tmp_path / "net.pruned.safetensors", metadata={METADATA_KEY: library})
+    assert found.factory == "torchvision:resnet18"
+    other = find_spec(tmp_path / "other.pruned.safetensors", metadata={METADATA_KEY: inside})
+    assert other.factory == "inside.py:net"  # which is refused when it is to be built

@@ -401,11 +401,11 @@ def test_a_meter_may_score_some_of_the_groups() -> None:
         ({"wishes": Wishes()}, "leave out `--scope global`"),
         (
             {"arguments": {}},
-            r"5 epochs are too few: the first comes after epoch 30 .* Raise `--epochs` to 31",
+            r"5 epochs are too few: the first cut comes after epoch 30 .* Raise `--epochs` to 31",
         ),
         (
             {"wishes": replace(LAYER, budget=Budget.parse("units=0.5"))},
-            r"needs 5 cuts, the first comes after epoch 2 \(`warm`\), the last after epoch 6 .* to 7 or more",
+            r"needs 5 cuts, the first cut comes after epoch 2 \(`warm`\), the last after epoch 6 .* to 7",
         ),
         ({"wishes": replace(LAYER, budget=Budget.parse("units=1.0"))}, "meets the budget as it is"),
         (
@@ -471,7 +471,7 @@ def test_settings_are_filled_in_where_the_user_left_them_alone(tmp_path: Path) -
     assert {row.rate for row in training.rows} == {0.01}
     assert found.report.settings["method"] == "contribution"
     assert found.report.settings["scope"] == "layer"
-    with pytest.raises(UsageError, match="100 epochs are too few: the first comes after epoch 100"):
+    with pytest.raises(UsageError, match="100 epochs are too few: the first cut comes after epoch 100"):
         trained(tmp_path / "other", source, Samples(batch_size=512), Recipe(), "warm=100")
 
 

@@ -28,6 +28,7 @@ from prunecli.report import PhaseFacts, TrainingFacts, training_pictures
 from prunecli.strict_json import to_plain
 from prunecli.training.distillation import distance
 from prunecli.training.loop import Course, Interrupted, LossOf, train
+from prunecli.training.schedule import Wishes
 from prunecli.training.training import Training
 
 
@@ -50,53 +51,19 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
     """
     job.recipe.check()
     _check_judge(job)
-    autocast = place.dtype if place.dtype in (torch.bfloat16, torch.float16) else None
+    course = _course(job, place, listener)
     place = place.in_full
-    model = _ready(job.opened.model, job, place)
-    stream = _open_stream(job)
     training = Training(
-        model,
+        _ready(job.opened.model, job, place),
         job.recipe,
-        stream.batch_count,
+        course.stream.batch_count,
         job.opened.structure if job.schedule.info.prunes else None,
-        scaler=GradScaler(place.device.type, enabled=autocast is torch.float16),
+        scaler=GradScaler(place.device.type, enabled=course.autocast is torch.float16),
     )
-    loss_of, classes = _loss_of(job, place, listener), _classes(job.opened)
-    if classes is None and stream.augment is not None and stream.augment.mixtures:
-        raise UsageError("`--augment mixup` and `cutmix` mix classes, which this model does not tell apart.")
-    course = Course(
-        stream,
-        loss_of,
-        job.opened.spec.task,
-        classes,
-        job.machine.seed,
-        place.device,
-        autocast,
-        lambda model: explained(model, "Training"),
-    )
-    job.schedule.wishes = replace(
-        job.schedule.wishes,
-        loss_fn=data.loss_function(job.opened.spec),
-        fresh=_fresh(job, place),
-        sample=lambda count: data.batches(
-            stream.samples, stream.batch_size, count, stream.seed, place.device, float_dtype(model)
-        ),
-    )
+    job.schedule.wishes = _with_means(job, training, course, place)
     with owned(job.folder), stopping_on_signals() as stop:
         keeper = Keeper(job, training, place, listener, stop)
-        if job.run.resume:
-            keeper.take_up()
-        else:
-            job.schedule.check(training)
-            keeper.start()
-        try:
-            train(training, job.schedule, course, keeper)
-        except Interrupted:
-            keeper.save()
-            where = f"epoch {training.place.epoch + 1}, minibatch {training.place.batch}"
-            listener.warn(f"stopped in {where}; the same command with `--resume` goes on from there")
-            raise KeyboardInterrupt from None
-    keeper.save()
+        _go(job, training, course, keeper)
     training.shrink()
     if _takes_best(job) and training.place.best_epoch not in (0, training.place.epoch):
         keeper.fill_with_best()
@@ -105,6 +72,53 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
     pictures = training_pictures(facts)
     write_files({job.folder / name: picture.encode() for name, picture in pictures.items()}, force=True)
     return Trained(on_cpu(training.judged, job.opened.model), training, facts)
+
+
+def _go(job: Job, training: Training, course: Course, keeper: Keeper) -> None:
+    """Train from the start, or from where the run on disk stands; keep it when somebody stops it."""
+    if job.run.resume:
+        keeper.take_up()
+    else:
+        job.schedule.check(training)
+        keeper.start()
+    try:
+        train(training, job.schedule, course, keeper)
+    except Interrupted:
+        keeper.save()
+        where = f"epoch {training.place.epoch + 1}, minibatch {training.place.batch}"
+        keeper.listener.warn(f"stopped in {where}; the same command with `--resume` goes on from there")
+        raise KeyboardInterrupt from None
+    keeper.save()
+
+
+def _course(job: Job, place: Place, listener: Listener) -> Course:
+    """Return what is trained on, and how a step is made."""
+    stream, classes = _open_stream(job), _classes(job.opened)
+    if classes is None and stream.augment is not None and stream.augment.mixtures:
+        raise UsageError("`--augment mixup` and `cutmix` mix classes, which this model does not tell apart.")
+    return Course(
+        stream,
+        _loss_of(job, place.in_full, listener),
+        job.opened.spec.task,
+        classes,
+        job.machine.seed,
+        place.device,
+        autocast=place.dtype if place.dtype in (torch.bfloat16, torch.float16) else None,
+        explaining=lambda model: explained(model, "Training"),
+    )
+
+
+def _with_means(job: Job, training: Training, course: Course, place: Place) -> Wishes:
+    """Return the wishes of the user, and the means that a schedule may need to carry them out."""
+    stream, dtype = course.stream, float_dtype(training.model)
+    return replace(
+        job.schedule.wishes,
+        loss_fn=data.loss_function(job.opened.spec),
+        fresh=_fresh(job, place),
+        sample=lambda count: data.batches(
+            stream.samples, stream.batch_size, count, stream.seed, place.device, dtype
+        ),
+    )
 
 
 def _ready(model: nn.Module, job: Job, place: Place) -> nn.Module:

@@ -238,7 +238,7 @@ def _ticks(low: float, high: float, most: int, is_whole: bool) -> list[float]:
         return [0.0, 1.0]
     span = high - low
     if span <= 1e-9 * max(abs(high), 1e-3):  # the same number, but for rounding
-        span = abs(high) * 0.1 or 1.0
+        span = abs(high) * 0.1 if abs(high) > 1e-6 else 1.0
     rough = span / most
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

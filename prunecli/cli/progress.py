@@ -107,8 +107,10 @@ class Reporter:
         elif row.test_loss is not None:
             parts.append(f"test loss {_loss(row.test_loss)}")
         parts += [f"units {row.units:,}"] if row.units is not None else []
-        parts += [f"density {row.total_density:.3f}"] if row.total_density is not None else []
-        parts += [f"lr {row.rate:.2g}"]
+        if row.total_density is not None:  # which leaves no room for the rate in 80 columns
+            parts.append(f"density {row.total_density:.3f}")
+        else:
+            parts.append(f"lr {row.rate:.2g}")
         self._print("\n".join(("  ".join(parts), *(f"  {note}" for note in row.notes))))
         if row.epoch >= epochs:
             self._end_stage()

@@ -143,7 +143,8 @@ class IterativeMagnitude(Schedule):
 
     def facts(self, training: Training) -> dict[str, Json]:
         """Return the rounds: how many weights each had, and how good it became."""
-        return {"rounds": to_plain(self.done), "layers": list(self._names(training))}
+        left = {"weights_left": self.done[-1].weights, "share_left": self.done[-1].share} if self.done else {}
+        return {**left, "rounds": to_plain(self.done), "layers": list(self._names(training))}
 
     def _phase(self, training: Training) -> Phase:
         return Phase(f"round {len(self.done) + 1} of {self.rounds + 1}", training.recipe.epochs)

@@ -161,6 +161,7 @@ def test_the_rounds_are_told() -> None:
     training, schedule = run(IMP, Walker(judge=lambda model: Evaluation(1.0, next(values), None, 5)))
     told = schedule.facts(training)
     assert told["layers"] == ["0.weight", "3.weight"]
+    assert (told["weights_left"], told["share_left"]) == (72, 72 / 140)
     rounds: Any = told["rounds"]
     assert [each["weights"] for each in rounds] == [140, 112, 90, 72]
     assert [each["share"] for each in rounds] == [each / 140 for each in (140, 112, 90, 72)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from prunecli.costs import describe
 from prunecli.errors import CheckpointError, InputError, OutputError
 from prunecli.export.files import write_files
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.measuring import measure_accuracy
+from prunecli.pipeline.measuring import Judge
 from prunecli.pipeline.opening import Opened, open_model
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Machine, Samples, Source
@@ -78,9 +77,7 @@ def compare_checkpoints(
     dense = open_model(before, source, samples, listener)
     small = open_model(after, source, samples, listener, spec=dense.spec)
     with running_on(machine, listener) as place:
-        measure = partial(
-            measure_accuracy, dense, samples=samples, machine=machine, place=place, listener=listener
-        )
+        measure = Judge(dense, samples, machine, place, listener).accuracy
         accuracy = (measure(dense.model, "accuracy before"), measure(small.model, "accuracy after"))
     file = small.file
     return compare(

@@ -12,10 +12,10 @@ from prunecli.graph.copying import named_tensors
 from prunecli.model import example_inputs
 from prunecli.parity import Parity, verify
 from prunecli.pipeline.listener import Listener
-from prunecli.pipeline.measuring import measure_accuracy
+from prunecli.pipeline.measuring import Judge
 from prunecli.pipeline.opening import lineage_of
 from prunecli.pipeline.paths import Paths
-from prunecli.pipeline.recovering import Measure, recover, recovery_notices
+from prunecli.pipeline.recovering import recover, recovery_notices
 from prunecli.pipeline.running import Place, float_dtype
 from prunecli.pipeline.settings import Choices
 from prunecli.pipeline.telling import Checked, Cut, make_record, make_report
@@ -36,7 +36,7 @@ def finish(
     if paths.model is not None:
         parity = prove(cut, listener) if choices.files.verify and cut.plan is not None else None
         checks, notes = (checks_of(parity), parity.notes) if parity else ((), ())
-        measure = measuring(cut, choices, place, listener)
+        measure = Judge(cut.opened, choices.samples, choices.machine, place, listener).accuracy
         cut, recovery = recover(cut, choices, place, listener, measure)
         before = measure(cut.opened.model, "accuracy before") if cut.opened.checkpoint else None
         accuracy = (before, measure(cut.smaller, "accuracy after"))
@@ -89,18 +89,6 @@ def checks_of(parity: Parity) -> tuple[ParityCheck, ...]:
     return (
         ParityCheck("structure", parity.structure_error, parity.structure_limit, parity.structure_dtype),
         ParityCheck("numbers", parity.numbers_error, parity.numbers_limit, parity.numbers_dtype),
-    )
-
-
-def measuring(cut: Cut, choices: Choices, place: Place, listener: Listener) -> Measure:
-    """Return what measures a model on the test data, where there is any; it takes a model and a stage."""
-    return partial(
-        measure_accuracy,
-        cut.opened,
-        samples=choices.samples,
-        machine=choices.machine,
-        place=place,
-        listener=listener,
     )
 
 

@@ -23,7 +23,7 @@ from prunecli.graph.copying import clean_copy, named_tensors
 from prunecli.graph.cutting import attribute_values
 from prunecli.history import EpochRow, to_lines
 from prunecli.pipeline.listener import Listener
-from prunecli.pipeline.measuring import evaluate_on, open_test
+from prunecli.pipeline.measuring import Judge
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.running import Place
 from prunecli.pipeline.settings import Machine, Run, Samples, Source
@@ -119,10 +119,11 @@ class Keeper:
         listener: Listener,
         stop: Callable[[], bool],
     ) -> None:
-        self.job, self.training, self.place, self.listener, self.stop = job, training, place, listener, stop
-        self.test = open_test(job.opened, job.samples, job.machine)
-        if self.test is not None and self.test.batch([0])[1] is None:
-            raise DataError(f"`{self.test.source}` has no labels, and accuracy is measured on them.")
+        self.job, self.training, self.listener, self.stop = job, training, listener, stop
+        self.judge = Judge(job.opened, job.samples, job.machine, place, listener)
+        test = self.judge.test
+        if test is not None and test.batch([0])[1] is None:
+            raise DataError(f"`{test.source}` has no labels, and accuracy is measured on them.")
         self.settings = settings_of(job)
         self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
 
@@ -139,12 +140,7 @@ class Keeper:
 
     def evaluate(self, model: nn.Module) -> data.Evaluation | None:
         """Return how good the model is on the test data; None without any."""
-        if self.test is None:
-            return None
-        job = self.job
-        return evaluate_on(
-            self.test, job.opened, model, "accuracy", job.samples, job.machine, self.place, self.listener
-        )
+        return self.judge.evaluate(model, "accuracy")
 
     def epoch_over(self, training: Training, row: EpochRow) -> None:
         """Tell what the epoch brought, and write everything down."""

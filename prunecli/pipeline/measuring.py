@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from math import ceil
 from typing import Any
@@ -17,57 +19,50 @@ from prunecli.pipeline.settings import Machine, Samples
 from prunecli.report import Accuracy
 
 
-def measure_accuracy(
-    opened: Opened,
-    model: nn.Module,
-    stage: str,
-    samples: Samples,
-    machine: Machine,
-    place: Place,
-    listener: Listener,
-    most: int | None = None,
-) -> Accuracy | None:
-    """Return how good a model is on the test data, or the first samples of it; None without data."""
-    dataset = open_test(opened, samples, machine)
-    if dataset is None:
-        return None
-    found = evaluate_on(dataset, opened, model, stage, samples, machine, place, listener, most)
-    return Accuracy(samples=found.samples, loss=found.loss, top1=found.top1, top5=found.top5)
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Says how good models are on the test data, which it opens once; None of all where there is none."""
 
+    opened: Opened
+    samples: Samples
+    machine: Machine
+    place: Place
+    listener: Listener
 
-def open_test(opened: Opened, samples: Samples, machine: Machine) -> data.Samples | None:
-    """Open the test data; None where the spec names none."""
-    source = opened.spec.data.test
-    if source is None:
-        return None
-    return data.open_data(source, opened.spec, download=samples.download, seed=machine.seed)
+    @cached_property
+    def test(self) -> data.Samples | None:
+        """The test data; None where the spec names none."""
+        source = self.opened.spec.data.test
+        if source is None:
+            return None
+        spec = self.opened.spec
+        return data.open_data(source, spec, download=self.samples.download, seed=self.machine.seed)
 
+    def evaluate(self, model: nn.Module, stage: str, most: int | None = None) -> data.Evaluation | None:
+        """Return how good a model is on the test data, or the first samples of it."""
+        if self.test is None:
+            return None
+        lent = self.place.lend(model)
+        count = len(self.test) if most is None else min(len(self.test), most)
+        total = ceil(count / self.samples.batch_size)
+        stream = data.batches(
+            self.test,
+            self.samples.batch_size,
+            None,
+            self.machine.seed,
+            device=self.place.device,
+            dtype=float_dtype(lent),
+        )
+        counted = _counted(islice(stream, total), total, stage, self.listener)
+        with explained(lent, f"Measuring accuracy on `{self.test.source}`"):
+            return data.evaluate(lent, counted, self.opened.spec)
 
-def evaluate_on(
-    dataset: data.Samples,
-    opened: Opened,
-    model: nn.Module,
-    stage: str,
-    samples: Samples,
-    machine: Machine,
-    place: Place,
-    listener: Listener,
-    most: int | None = None,
-) -> data.Evaluation:
-    """Return how good a model is on labelled data, or the first samples of it."""
-    lent = place.lend(model)
-    count = len(dataset) if most is None else min(len(dataset), most)
-    total = ceil(count / samples.batch_size)
-    stream = data.batches(
-        dataset,
-        samples.batch_size,
-        None,
-        machine.seed,
-        device=place.device,
-        dtype=float_dtype(lent),
-    )
-    with explained(lent, f"Measuring accuracy on `{dataset.source}`"):
-        return data.evaluate(lent, _counted(islice(stream, total), total, stage, listener), opened.spec)
+    def accuracy(self, model: nn.Module, stage: str, most: int | None = None) -> Accuracy | None:
+        """Return the same as a report holds it."""
+        found = self.evaluate(model, stage, most)
+        if found is None:
+            return None
+        return Accuracy(samples=found.samples, loss=found.loss, top1=found.top1, top5=found.top5)
 
 
 def _counted(stream: Iterator[Any], total: int, stage: str, listener: Listener) -> Iterator[Any]:

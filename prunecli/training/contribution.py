@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prunecli.budget import Budget, Currency
@@ -185,14 +184,9 @@ class ByContribution(Schedule):
 
     def _choose(self, training: Training, meter: Meter, widths: Widths) -> Kept:
         """Return which units stay: the highest of each layer. Of equals the first go first."""
-        scores = training.dense(meter.scores(), -torch.inf)
+        scores = training.dense_scores(meter.scores(), self.method)
         chosen = {}
         for name, width in widths.items():
-            if not scores[name][torch.from_numpy(training.kept[name])].isfinite().all():
-                raise BudgetError(
-                    f"`{self.method}` gives units of `{name}` scores that are not finite. Lower `--lr`, or "
-                    "train in float32."
-                )
             stays = np.zeros(len(scores[name]), dtype=bool)
             stays[np.argsort(scores[name].numpy(), kind="stable")[-width:]] = True
             chosen[name] = stays

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunecli.budget import Budget, Currency, check_reach, feasible, make_plan, parse_amount
 from prunecli.budget.amounts import rounded, units_of
-from prunecli.errors import BudgetError, UsageError
+from prunecli.errors import UsageError
 from prunecli.graph.structure import Kept
 from prunecli.importance import About, Scores
 from prunecli.importance.meter import Meter
@@ -207,13 +207,7 @@ class Iterative(Schedule):
     def _average(self, training: Training) -> None:
         """Let the scores of these minibatches into the running average."""
         assert self.meter is not None
-        new = training.dense(self.meter.scores(), -torch.inf)
-        for name, values in new.items():
-            if not values[torch.from_numpy(training.kept[name])].isfinite().all():
-                raise BudgetError(
-                    f"`{self.method}` gives units of `{name}` scores that are not finite. Lower `--lr`, or "
-                    "train in float32."
-                )
+        new = training.dense_scores(self.meter.scores(), self.method)
         if not self.averaged:
             self.averaged = new
             return

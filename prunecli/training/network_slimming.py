@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from prunecli.budget import feasible, make_plan
+from prunecli.budget import check_reach, make_plan
 from prunecli.budget.limits import find_limits
-from prunecli.errors import BudgetError, NotPrunableError, UsageError
+from prunecli.errors import NotPrunableError, UsageError
 from prunecli.graph.structure import Group, Kept
 from prunecli.importance import About, Scores, build_methods
 from prunecli.importance.meter import Meter
@@ -63,11 +63,7 @@ class NetworkSlimming(Schedule):
                 f"`--schedule-arg sparse={self.sparse}`: the cut comes within the {epochs} epochs there are."
             )
         assert training.structure is not None
-        reachable = feasible(training.structure, self.wishes.budget, self.wishes.constraints)
-        if not reachable.holds_wanted:
-            raise BudgetError(
-                f"`{self.wishes.budget.text}` cannot be met: the constraints allow {reachable.describe()}."
-            )
+        check_reach(training.structure, self.wishes.budget, self.wishes.constraints)
         for group in self._groups(training):
             why = self._method.refuse(group)
             if why is not None:

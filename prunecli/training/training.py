@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from prunecli.data import Evaluation
+from prunecli.errors import BudgetError
 from prunecli.graph.copying import clean_copy, named_tensors
 from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.restrict import restrict
@@ -209,14 +210,23 @@ class Training:
         """Return the same choice, counted in the units that are present."""
         return {name: kept[name][present] for name, present in self.present.items()}
 
-    def dense(self, values: Mapping[str, Tensor], gone: float) -> dict[str, Tensor]:
-        """Return values of the units present as values of all units: `gone` for those that do not stay."""
+    def dense_scores(self, scores: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
+        """Return scores of the units present as scores of all units: -inf for those that do not stay.
+
+        Raises:
+            BudgetError: a unit that stays has a score that is not finite.
+        """
         spread = {}
-        for name in values:
-            present = self.present[name]
-            whole = torch.full((len(present),), gone, dtype=torch.float64)
-            whole[torch.from_numpy(present)] = values[name].double().cpu()
-            whole[torch.from_numpy(~self.kept[name])] = gone
+        for name in scores:
+            present, stays = (torch.from_numpy(table[name]) for table in (self.present, self.kept))
+            whole = torch.full((len(present),), -torch.inf, dtype=torch.float64)
+            whole[present] = scores[name].double().cpu()
+            whole[~stays] = -torch.inf
+            if not whole[stays].isfinite().all():
+                raise BudgetError(
+                    f"`{method}` gives units of `{name}` scores that are not finite. Lower `--lr`, or train "
+                    "in float32."
+                )
             spread[name] = whole
         return spread
 

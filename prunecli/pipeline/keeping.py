@@ -17,16 +17,16 @@ from prunecli import data
 from prunecli.arguments import arguments_of
 from prunecli.errors import DataError, OutputError, UsageError
 from prunecli.export.files import write_files
-from prunecli.export.record import PrunedRecord, write_sizes
+from prunecli.export.record import PrunedRecord
 from prunecli.export.to_safetensors import to_bytes
 from prunecli.graph.copying import clean_copy, named_tensors
-from prunecli.graph.cutting import attribute_values
 from prunecli.history import EpochRow, to_lines
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.measuring import Judge
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.running import Place
 from prunecli.pipeline.settings import Machine, Run, Samples, Source
+from prunecli.pipeline.telling import sizes_of
 from prunecli.pipeline.versions import versions
 from prunecli.recipe import Recipe
 from prunecli.spec import to_json_dict
@@ -207,17 +207,15 @@ class Keeper:
     def _model(self) -> bytes:
         training, opened = self.training, self.job.opened
         model = training.result
-        sizes: dict[str, dict[str, Json]] = {}
         before = opened.record or PrunedRecord()
-        rewritten = dict(before.rewritten)
+        attributes, rewritten = before.attributes, dict(before.rewritten)
         if training.structure is not None:
-            sizes = write_sizes(attribute_values(training.structure, training.kept, model))
+            attributes = sizes_of(opened, training.kept, model)
             is_smaller = any(not stays.all() for stays in training.kept.values())
             rewritten |= training.structure.rewritten if is_smaller else {}
-        modules = dict.fromkeys((*before.attributes, *sizes))
         record = PrunedRecord(
             spec=to_json_dict(rebase(opened.spec, self.job.folder)),
-            attributes={name: {**before.attributes.get(name, {}), **sizes.get(name, {})} for name in modules},
+            attributes=attributes,
             rewritten=rewritten,
             method=before.method,
             parents=parents_of(opened),

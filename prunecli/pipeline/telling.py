@@ -12,6 +12,7 @@ from torch import nn
 from prunecli.costs import describe
 from prunecli.export.record import PrunedRecord, write_sizes
 from prunecli.graph.cutting import attribute_values
+from prunecli.graph.structure import Kept
 from prunecli.importance import Scores
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.versions import versions
@@ -77,11 +78,9 @@ def make_record(
             parents=parents_of(cut.opened),
             versions=versions(),
         )
-    sizes = write_sizes(attribute_values(cut.opened.structure, cut.plan.kept(), cut.smaller))
-    modules = dict.fromkeys((*before.attributes, *sizes))
     return PrunedRecord(
         spec=to_json_dict(rebase(cut.opened.spec, folder)),
-        attributes={name: {**before.attributes.get(name, {}), **sizes.get(name, {})} for name in modules},
+        attributes=sizes_of(cut.opened, cut.plan.kept(), cut.smaller),
         rewritten={**before.rewritten, **cut.opened.structure.rewritten},
         plan=to_plain(cut.plan),
         method=settings_of(cut, recovery),
@@ -89,6 +88,13 @@ def make_record(
         parity=to_plain(parity) if parity else None,
         versions=versions(),
     )
+
+
+def sizes_of(opened: Opened, kept: Kept, smaller: nn.Module) -> dict[str, dict[str, Json]]:
+    """Return the sizes that a file sets in modules: those of an earlier pruning, and those of this one."""
+    before = opened.record.attributes if opened.record is not None else {}
+    sizes = write_sizes(attribute_values(opened.structure, kept, smaller))
+    return {name: {**before.get(name, {}), **sizes.get(name, {})} for name in (*before, *sizes)}
 
 
 def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], device: str) -> Report:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from prunecli.errors import ProofError
 from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng, set_mode
-from prunecli.graph.copying import copy_module, named_tensors
+from prunecli.graph.copying import copy_module, named_tensors, same_bits
 from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.masked import run_masked
 from prunecli.graph.outputs import tensors_in
@@ -111,17 +111,10 @@ def _check_tensors(model: nn.Module, pruned: nn.Module, structure: Structure, ke
     smaller = named_tensors(pruned)
     for name, tensor in named_tensors(model).items():
         expected, found = slice_tensor(tensor, name, structure, kept), smaller.get(name)
-        if found is None or found.shape != expected.shape or not _same_bits(found, expected):
+        if found is None or found.shape != expected.shape or not same_bits(found, expected):
             raise ProofError(
                 f"`{name}` of the smaller model is not the part of the dense one that the plan keeps."
             )
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    same = left == right
-    if left.is_floating_point():
-        same |= left.isnan() & right.isnan()
-    return bool(same.all())
 
 
 @dataclass(frozen=True)

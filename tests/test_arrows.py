@@ -18,6 +18,7 @@ ORDER = (
     ("graph",),
     ("importance",),
     ("plan", "budget", "recipe", "history"),
+    ("weights",),
     ("surgery",),
     ("parity", "recovery"),
     ("training",),

@@ -85,8 +85,13 @@ class Budget:
                 assert_never(self.currency)
 
 
-def parse_amount(text: str, option: str) -> int | float:
-    """Read units (`8`, an int) or a share of a group (`0.1` or `10%`, a float).
+def parse_amount(text: str, option: str, of: str = "units") -> int | float:
+    """Read a number of units (`8`, an int) or a share of a group (`0.1` or `10%`, a float).
+
+    Args:
+        text: What the user wrote.
+        option: Behind which option, for the message.
+        of: What is counted: `units`, or `weights` of a layer.
 
     Raises:
         UsageError: It is neither.
@@ -96,7 +101,8 @@ def parse_amount(text: str, option: str) -> int | float:
         return float(share)
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise UsageError(f"`{option} {text}`: expected units (1, 2, ...) or a share of the layer (0.1 or 10%).")
+    written = f"{option}{text}" if option.endswith("=") else f"{option} {text}"
+    raise UsageError(f"`{written}`: expected {of} (1, 2, ...) or a share of the layer (0.1 or 10%).")
 
 
 def units_of(amount: int | float, width: int) -> Fraction:

@@ -79,3 +79,11 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
         return torch.empty_like(tensor, device="meta", requires_grad=False)
 
     return copy_module(model, lambda _, tensor: to_meta(tensor), to_meta)
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Return whether two tensors of one shape hold the same numbers; nan is nan."""
+    same = left == right
+    if left.is_floating_point():
+        same |= left.isnan() & right.isnan()
+    return bool(same.all())

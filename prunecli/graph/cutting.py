@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -41,6 +42,11 @@ def slice_tensor(tensor: Tensor, name: str, structure: Structure, kept: Kept) ->
             if not stays.all():
                 result = result.index_select(dim, torch.from_numpy(np.flatnonzero(stays)).to(result.device))
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def slice_masks(masks: Mapping[str, Tensor], structure: Structure, kept: Kept) -> dict[str, Tensor]:
+    """Return masks over weights (parameter -> a bool per weight) for what stays of each parameter."""
+    return {name: slice_tensor(mask, name, structure, kept) for name, mask in masks.items()}
 
 
 def attribute_values(structure: Structure, kept: Kept, model: nn.Module) -> AttributeValues:

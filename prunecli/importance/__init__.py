@@ -23,7 +23,7 @@ from prunecli.importance.engine import score
 from prunecli.importance.gates import Gate
 from prunecli.importance.look import Journal
 from prunecli.importance.oracle import Aggregate
-from prunecli.importance.registry import build_methods, find_method, methods
+from prunecli.importance.registry import Granularity, build_methods, find_method, methods
 from prunecli.importance.scores import About, Scores
 from prunecli.importance.sharing import Observations, Share
 from prunecli.importance.undisturbed import ScoreBN
@@ -34,6 +34,7 @@ __all__ = [
     "Agreement",
     "Coefficients",
     "Gate",
+    "Granularity",
     "Journal",
     "Observations",
     "ScoreBN",

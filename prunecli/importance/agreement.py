@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from prunecli.errors import InputError
-from prunecli.importance.registry import find_method
+from prunecli.importance.registry import Granularity, find_method
 from prunecli.importance.scores import Scores
 
 _Values = NDArray[np.float64]
@@ -77,7 +77,7 @@ def agreement(scores: Scores, against: Scores, label: str | None = None) -> Agre
 
 def _values(scores: Scores, group: str) -> _Values:
     values: _Values = np.asarray(scores.by_group[group], dtype=np.float64)
-    return values**2 if find_method(scores.method).signed else values
+    return values**2 if find_method(scores.method, Granularity(scores.about.granularity)).signed else values
 
 
 def _coefficients(left: _Values, right: _Values) -> Coefficients:

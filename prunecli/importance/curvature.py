@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from prunecli.errors import ScoreError
@@ -94,9 +95,9 @@ def gauss_newton(look: Look, *, only_if_exact: bool) -> Curvature | None:
                     return None
             checked_loss(look.loss(output, part), look.where, "a gate")
             look.check_apart(output, gates, part.samples)
-            flat = _flat(look, output, part.samples)
-            values, vectors = torch.linalg.eigh(_output_hessian(look, output, part))
-            wanted = _directions(values)
+            flat = flattened(output, part.samples, look.where)
+            values, vectors = curved_directions(output, part.samples, partial(look.loss, batch=part))
+            wanted = range(values.shape[1])
             for done, index in enumerate(wanted):
                 direction = vectors[:, :, index].to(flat.dtype)
                 found = torch.autograd.grad(
@@ -114,24 +115,13 @@ def exact(look: Look) -> Curvature:
     totals = {
         name: torch.zeros_like(gate, dtype=torch.float64) for name, gate in look.open_gates(None).items()
     }
-    units = sum(len(total) for total in totals.values())
     for part, weight in _parts(look, twice=True):
         gates = look.open_gates(None)
         with look.gating(gates, part) as (_, output):
             loss = checked_loss(look.loss(output, part), look.where, "a gate")
-            first = torch.autograd.grad(loss, list(gates.values()), create_graph=True, allow_unused=True)
-            done = 0
-            for (name, gate), gradient in zip(gates.items(), first, strict=True):
-                for unit in range(gate.numel()):
-                    done += 1
-                    look.conditions.tell("curvature", done, units)
-                    if gradient is None or not gradient.requires_grad:
-                        continue
-                    (second,) = torch.autograd.grad(
-                        gradient[unit], gate, retain_graph=True, allow_unused=True
-                    )
-                    if second is not None:
-                        totals[name][unit] += weight * second[unit].double()
+            found = second_derivatives(loss, list(gates.values()), look.conditions.tell)
+            for name, second in zip(gates, found, strict=True):
+                totals[name] += weight * second
     return {name: total.detach() for name, total in totals.items()}
 
 
@@ -145,19 +135,52 @@ def hutchinson(look: Look, draws: int) -> Curvature:
         gates = look.open_gates(None)
         with look.gating(gates, part) as (_, output):
             loss = checked_loss(look.loss(output, part), look.where, "a gate")
-            first = torch.autograd.grad(loss, list(gates.values()), create_graph=True, materialize_grads=True)
-            if not any(gradient.requires_grad for gradient in first):
-                continue  # the loss is linear in every gate
-            for draw in range(draws):
-                signs = [_signs(gate, generator) for gate in gates.values()]
-                along = torch.stack([(f * s).sum() for f, s in zip(first, signs, strict=True)]).sum()
-                second = torch.autograd.grad(
-                    along, list(gates.values()), retain_graph=True, materialize_grads=True
-                )
-                for name, sign, found in zip(gates, signs, second, strict=True):
-                    totals[name] += weight * (sign * found).double() / draws
-                look.conditions.tell("curvature", draw + 1, draws)
+            found = probed(loss, list(gates.values()), draws, generator, look.conditions.tell)
+            for name, estimate in zip(gates, found, strict=True):
+                totals[name] += weight * estimate
     return {name: total.detach() for name, total in totals.items()}
+
+
+def second_derivatives(
+    loss: Tensor, leaves: Sequence[Tensor], tell: Callable[[str, int, int], None]
+) -> list[Tensor]:
+    """Return the second derivative of a loss in each entry of the leaves, by a backward pass per entry."""
+    first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    totals = [torch.zeros_like(leaf, dtype=torch.float64) for leaf in leaves]
+    entries, done = sum(leaf.numel() for leaf in leaves), 0
+    for leaf, gradient, total in zip(leaves, first, totals, strict=True):
+        for entry in range(leaf.numel()):
+            done += 1
+            tell("curvature", done, entries)
+            if gradient is None or not gradient.requires_grad:
+                continue
+            one = gradient.reshape(-1)[entry]
+            (second,) = torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True)
+            if second is not None:
+                total.view(-1)[entry] = second.reshape(-1)[entry].double()
+    return totals
+
+
+def probed(
+    loss: Tensor,
+    leaves: Sequence[Tensor],
+    draws: int,
+    generator: torch.Generator,
+    tell: Callable[[str, int, int], None],
+) -> list[Tensor]:
+    """Return an unbiased estimate of the second derivatives: the mean of v * (H v) over random signs v."""
+    first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+    totals = [torch.zeros_like(leaf, dtype=torch.float64) for leaf in leaves]
+    if not any(gradient.requires_grad for gradient in first):
+        return totals  # the loss is linear in every leaf
+    for draw in range(draws):
+        signs = [_signs(leaf, generator) for leaf in leaves]
+        along = torch.stack([(f * s).sum() for f, s in zip(first, signs, strict=True)]).sum()
+        second = torch.autograd.grad(along, leaves, retain_graph=True, materialize_grads=True)
+        for total, sign, found in zip(totals, signs, second, strict=True):
+            total += (sign * found).double() / draws
+        tell("curvature", draw + 1, draws)
+    return totals
 
 
 def _signs(gate: Tensor, generator: torch.Generator) -> Tensor:
@@ -185,6 +208,17 @@ def _parts(look: Look, *, twice: bool = False) -> Iterator[tuple[MicroBatch, flo
 
 def _bytes_per_sample(look: Look) -> int:
     """Return how much is kept of one sample: by autograd, and for the Hessian of the loss in its outputs."""
+    one = look.batch.cut(0, 1)
+
+    def run() -> Any:
+        with look.gating(look.open_gates(1), one) as (_, output):
+            return output
+
+    return bytes_kept(look.conditions.model, run)
+
+
+def bytes_kept(model: nn.Module, run: Callable[[], Any]) -> int:
+    """Return how much a pass over one sample keeps; `run` returns the output."""
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -192,13 +226,10 @@ def _bytes_per_sample(look: Look) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    one = look.batch.cut(0, 1)
-    with (
-        saved_tensors_hooks(note, lambda tensor: tensor),
-        look.gating(look.open_gates(1), one) as (_, output),
-    ):
-        hessian = _HESSIANS * 8 * output.numel() ** 2 if _is_flat(output, 1) else 0
-    for tensor in (*look.conditions.model.parameters(), *look.conditions.model.buffers()):
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        output = run()
+    hessian = _HESSIANS * 8 * output.numel() ** 2 if _is_flat(output, 1) else 0
+    for tensor in (*model.parameters(), *model.buffers()):
         kept.pop(tensor.untyped_storage().data_ptr(), None)  # all samples share it
     return sum(kept.values()) + hessian
 
@@ -208,7 +239,7 @@ def _is_flat(output: Any, samples: int) -> bool:
     return isinstance(output, Tensor) and output.shape[:1] == (samples,) and output[0].numel() <= OUTPUTS
 
 
-def _flat(look: Look, output: Any, samples: int) -> Tensor:
+def flattened(output: Any, samples: int, where: str) -> Tensor:
     """Return the output as [samples, outputs].
 
     Raises:
@@ -219,29 +250,41 @@ def _flat(look: Look, output: Any, samples: int) -> Tensor:
         return flat
     found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise ScoreError(
-        f"{look.where}: Gauss-Newton takes a tensor of at most {OUTPUTS} outputs per sample, found {found}. "
+        f"{where}: Gauss-Newton takes a tensor of at most {OUTPUTS} outputs per sample, found {found}. "
         "Use `--method-arg hessian=hutchinson` or `hessian=exact`."
     )
 
 
+def curved_directions(
+    output: Tensor, samples: int, loss_of: Callable[[Tensor], Tensor]
+) -> tuple[Float64[Tensor, "samples kept"], Float64[Tensor, "samples outputs kept"]]:
+    """Return by how much the mean loss bends in each sample's outputs, and in which directions.
+
+    What has next to no curvature in any sample is left out.
+    """
+    values, vectors = torch.linalg.eigh(_output_hessian(output, samples, loss_of))
+    wanted = _directions(values)
+    return values[:, wanted], vectors[:, :, wanted]
+
+
 def _output_hessian(
-    look: Look, output: Tensor, part: MicroBatch
+    output: Tensor, samples: int, loss_of: Callable[[Tensor], Tensor]
 ) -> Float64[Tensor, "samples outputs outputs"]:
     """Return the Hessian of the mean loss in each sample's outputs: in float64, if the loss takes that."""
     try:
         leaf = output.detach().double().requires_grad_(True)
-        loss = look.loss(leaf, part)
+        loss = loss_of(leaf)
     except RuntimeError:  # it has constants in another precision, such as weights of classes
         leaf = output.detach().clone().requires_grad_(True)
-        loss = look.loss(leaf, part)
+        loss = loss_of(leaf)
     (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
-    gradient = gradient.reshape(part.samples, -1)
+    gradient = gradient.reshape(samples, -1)
     rows = []
     for index in range(gradient.shape[1]):
         row = None
         if gradient.requires_grad:
             (row,) = torch.autograd.grad(gradient[:, index].sum(), leaf, retain_graph=True, allow_unused=True)
-        rows.append(torch.zeros_like(gradient) if row is None else row.reshape(part.samples, -1))
+        rows.append(torch.zeros_like(gradient) if row is None else row.reshape(samples, -1))
     hessian = torch.stack(rows, dim=1)
     return ((hessian + hessian.mT) / 2).detach().double()
 

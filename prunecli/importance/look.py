@@ -102,8 +102,7 @@ class Conditions:
     @cached_property
     def mixes_samples(self) -> bool:
         """Whether normalisations use the statistics of the micro-batch, so that it is not to be split."""
-        norms = [each for each in self.model.modules() if isinstance(each, _BatchNorm)]
-        return any(norm.training or norm.running_mean is None for norm in norms)
+        return mixes_samples(self.model)
 
     @cached_property
     def gated(self) -> tuple[Group, ...]:
@@ -114,6 +113,12 @@ class Conditions:
     def places(self) -> Places:
         """Where their gates stand."""
         return find_places(self.gated)
+
+
+def mixes_samples(model: nn.Module) -> bool:
+    """Return whether normalisations use the statistics of a batch, as the model is set now."""
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm)]
+    return any(norm.training or norm.running_mean is None for norm in norms)
 
 
 class Look:

@@ -51,6 +51,14 @@ class MicroBatch:
 
         return MicroBatch(_each(self.inputs, part), _each(self.targets, part), stop - start)
 
+    def taken(self, indices: list[int]) -> MicroBatch:
+        """Return the samples at these places, in this order."""
+
+        def part(tensor: Tensor) -> Tensor:
+            return tensor[indices]
+
+        return MicroBatch(_each(self.inputs, part), _each(self.targets, part), len(indices))
+
 
 def micro_batches(
     batches: Iterable[Batch], size: int, device: torch.device | str | None = None

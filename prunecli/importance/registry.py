@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from prunecli.arguments import nearest, parse_arguments
 from prunecli.errors import UsageError
@@ -52,7 +52,7 @@ class Granularity(str, Enum):
 
 
 class Method(Protocol):
-    """A way to score. Higher = keep, always."""
+    """A way to score units. Higher = keep, always. One that scores weights is a `weights.WeightMethod`."""
 
     def members(self, group: Group) -> tuple[Member, ...]:
         """Return the members that the score of `group` is made of."""
@@ -92,7 +92,8 @@ class MethodInfo(Named):
     granularity: Granularity
     signed: bool
     """Whether scores below zero mean that removal promises a lower loss, not merely less importance."""
-    make: Callable[..., Method]
+    make: Callable[..., Any]
+    """Makes a `Method`, or a `weights.WeightMethod`, from its arguments."""
     while_training: bool = True
     """Whether it can score weights that move from one minibatch to the next."""
 
@@ -107,7 +108,7 @@ class MethodInfo(Named):
         return bool(self.needs & ~Needs.PARAMETERS)
 
 
-_TABLE: Table[MethodInfo] = Table("method")
+_TABLES: Mapping[Granularity, Table[MethodInfo]] = {each: Table("method") for each in Granularity}
 _MethodClass = TypeVar("_MethodClass", bound=type)
 
 
@@ -124,33 +125,43 @@ def method(
     """Enter the class below into the table of methods."""
 
     def enter(make: _MethodClass) -> _MethodClass:
-        _TABLE.enter(MethodInfo(name, needs, source, passes, granularity, signed, make, while_training))
+        info = MethodInfo(name, needs, source, passes, granularity, signed, make, while_training)
+        _TABLES[granularity].enter(info)
         return make
 
     return enter
 
 
-def methods() -> tuple[MethodInfo, ...]:
-    """Return all methods, by name."""
-    return _TABLE.all()
+def methods(granularity: Granularity = Granularity.UNIT) -> tuple[MethodInfo, ...]:
+    """Return all methods that score units, or weights, by name."""
+    return _TABLES[granularity].all()
 
 
-def find_method(name: str) -> MethodInfo:
+def find_method(name: str, granularity: Granularity = Granularity.UNIT) -> MethodInfo:
     """Return the method called `name`.
 
     Raises:
-        UsageError: There is none; the message names the nearest.
+        UsageError: There is none; the message names the nearest, or says what the method does score.
     """
-    return _TABLE.find(name)
+    there = {each for each in Granularity if any(info.name == name for info in methods(each))}
+    if there and granularity not in there:
+        (other,) = there
+        raise UsageError(
+            f"`{name}` scores {other.value}s, not {granularity.value}s. Add `--granularity {other.value}`, "
+            "or choose another; `prunecli methods` lists them all."
+        )
+    return _TABLES[granularity].find(name)
 
 
-def build_methods(names: Iterable[str], arguments: Mapping[str, object]) -> dict[str, Method]:
+def build_methods(
+    names: Iterable[str], arguments: Mapping[str, object], granularity: Granularity = Granularity.UNIT
+) -> dict[str, Any]:
     """Make the methods called `names`; each takes those of the `arguments` that it declares.
 
     Raises:
         UsageError: A name or an argument is unknown, or a value does not fit.
     """
-    infos = [find_method(name) for name in names]
+    infos = [find_method(name, granularity) for name in names]
     declared = {argument: info.name for info in infos for argument in info.arguments}
     for argument in arguments:
         if argument not in declared:

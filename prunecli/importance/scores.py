@@ -44,6 +44,8 @@ class About:
     """The mean loss on the sample, where the method looks at it."""
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     """Group -> the method that scored it, where that was another one."""
+    granularity: str = "unit"
+    """Whether units have the scores, or single weights (`weight`): then groups are parameters, flattened."""
     gate: str | None = None
     """Whether gates stood behind normalisations (`after-bn`) or before them: then nothing is cut by them."""
 

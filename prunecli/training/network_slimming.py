@@ -111,7 +111,8 @@ class NetworkSlimming(Schedule):
 
     @property
     def _method(self) -> Method:
-        return build_methods([METHOD], {})[METHOD]
+        method: Method = build_methods([METHOD], {})[METHOD]
+        return method
 
     def _sparse(self, training: Training) -> int:
         return self.sparse or -(-training.recipe.epochs // 2)

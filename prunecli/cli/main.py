@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from prunecli import __version__
-from prunecli.cli import compress_report, export, finetune, inspect, methods, prune, schedules, score, train
+from prunecli.cli import (
+    compress_report,
+    export,
+    finetune,
+    inspect,
+    methods,
+    prune,
+    schedules,
+    score,
+    sweep,
+    train,
+)
 from prunecli.cli.streams import quietly_closed, say_error
 from prunecli.errors import PruneError
 
@@ -26,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for file in (inspect, score, prune, finetune, train, export, methods, schedules, compress_report):
+for file in (inspect, score, prune, finetune, train, sweep, export, methods, schedules, compress_report):
     app.command(file.NAME, epilog=file.EXAMPLES)(file.command)
 
 

@@ -10,8 +10,10 @@ import typer
 from prunecli.cli.grouping import Described, Panel, grouped
 from prunecli.pipeline.settings import (
     Budget,
+    Compared,
     Decision,
     Directed,
+    Drawn,
     Files,
     Importance,
     JudgedData,
@@ -21,10 +23,17 @@ from prunecli.pipeline.settings import (
     Run,
     Samples,
     Source,
+    Start,
     Steps,
     Study,
+    Swept,
+    SweptFiles,
+    SweptRecipe,
+    SweptStart,
+    SweptWeights,
     TrainedFiles,
     TrainingData,
+    Weights,
 )
 from prunecli.recipe import Recipe
 
@@ -35,6 +44,17 @@ CheckpointPath = Annotated[
     typer.Argument(
         help="Parameters of the model: a PyTorch or safetensors file, or a file that prunecli wrote.",
         metavar="CKPT",
+        show_default=False,
+    ),
+]
+
+
+OptionalCheckpoint = Annotated[
+    str | None,
+    typer.Argument(
+        help="Parameters of the model: a PyTorch or safetensors file, or a file that prunecli wrote. "
+        "None with `--at-init`.",
+        metavar="[CKPT]",
         show_default=False,
     ),
 ]
@@ -98,7 +118,10 @@ DATA = Panel(
         ),
         "samples": Described("Use that many samples, drawn with the seed. Default: all.", metavar="N", min=1),
         "batch_size": Described(
-            "Samples per minibatch. Scores made of squared gradients depend on it.", metavar="N", min=1
+            "Samples per minibatch. Scores made of squared gradients depend on it; weights are scored on "
+            "batches of 128 unless you say otherwise.",
+            metavar="N",
+            min=1,
         ),
         "download": Described("Let a data source fetch a dataset that is not there."),
     },
@@ -129,6 +152,10 @@ IMPORTANCE = Panel(
     {
         "method": Described("How importance is measured; `prunecli methods` lists them.", metavar="NAME"),
         "method_arg": Described("A setting of the method. Repeatable.", metavar="NAME=VALUE"),
+        "granularity": Described(
+            "What is scored and removed: whole units, or single weights, which become zeros.",
+            metavar="unit|weight",
+        ),
         "preset": Described(
             "Settings that go together, where you set no others: `best` scores by `fisher`, ranks by score "
             "per cost and re-solves layers; `rank` is rank-based pruning in training (`--schedule "
@@ -168,13 +195,18 @@ BUDGET = Panel(
             "What the smaller model may cost: `macs=0.5`, `params=1.5M`, `units=50%`; a share or a number.",
             metavar="WHAT=AMOUNT",
         ),
-        "scope": Described("Rank units over the whole model, or within each layer.", metavar="global|layer"),
+        "ratio": Described(
+            "Compression ratio of `--granularity weight`, such as 32: one parameter of 32 stays.", metavar="R"
+        ),
+        "scope": Described("Rank over the whole model, or within each layer.", metavar="global|layer"),
         "rank": Described(
             "Rank by score, or by score per cost. auto is score for units, else score-per-cost.",
             metavar="auto|score|score-per-cost",
         ),
         "min_keep": Described(
-            "Keep at least that many units, or that share, of each group.", metavar="N|SHARE"
+            "Keep at least that many units, or that share, of each group (1 by default); or weights of each "
+            "layer (0 by default).",
+            metavar="N|SHARE",
         ),
         "round_to": Described("Round widths up to multiples of this, such as 8.", metavar="N", min=1),
         "ignore": Described(
@@ -183,6 +215,44 @@ BUDGET = Panel(
         "keep_layer": Described(
             "Share of the units of certain layers to keep, such as `layer1.*=0.8`. Repeatable.",
             metavar="PATTERN=SHARE",
+        ),
+    },
+)
+WEIGHTS = Panel(
+    "Single weights",
+    {
+        "score_batches": Described(
+            "Batches that weights are scored on. Default: as many as the method wants, most often one.",
+            metavar="N",
+            min=1,
+        ),
+        "ratio_base": Described(
+            "What `--ratio` and `--keep` are a share of: all parameters, or the prunable weights.",
+            metavar="whole|prunable",
+        ),
+        "mask_rule": Described(
+            "Mask exactly as many weights as asked for, or, as some published code does, those whose score "
+            "lies between -t and t.",
+            metavar="exact|two-sided",
+        ),
+        "pattern": Described(
+            "Keep N of every M weights in a row, such as `2:4`, which some GPUs run faster.", metavar="N:M"
+        ),
+        "prune_classifier": Described("Prune the layers that the outputs come from too."),
+        "no_collapse": Described("Fail where a layer would have no weight left, instead of warning."),
+        "collapse_to_units": Described(
+            "Take out the units whose weights are all gone, so that the network gets smaller."
+        ),
+    },
+)
+START = Panel(
+    "Start",
+    {
+        "at_init": Described("Prune a new model with random weights; `--spec` says which."),
+        "init": Described(
+            "Weights of a new model: as its code draws them, or from Xavier's normal distribution; auto is "
+            "xavier for `snip` and `snip-grad`.",
+            metavar="auto|keep|xavier",
         ),
     },
 )
@@ -286,6 +356,59 @@ RECIPE = Panel(
         "workers": Described("Processes that read and augment samples.", metavar="N", min=0),
     },
 )
+SWEPT = Panel(
+    "Sweep",
+    {
+        **BUDGET.options,
+        "keep": Described(
+            "Shares of the units, or weights, to keep, such as `1,0.5,25%`. Repeatable.", metavar="SHARES"
+        ),
+        "target": Described(
+            "What smaller models may cost, such as `macs=0.5,macs=0.25`. Repeatable.", metavar="WHAT=AMOUNT"
+        ),
+        "ratio": Described(
+            "Compression ratios of `--granularity weight`, such as `1,2,4,8`. Repeatable.", metavar="R,..."
+        ),
+        "seeds": Described(
+            "Do everything so many times, with seeds from `--seed` on; what is shown is the mean and the "
+            "spread.",
+            metavar="N",
+            min=1,
+        ),
+        "jobs": Described(
+            "Trials at a time, each in a process of its own with one thread, unless `--threads` says more; "
+            "GPUs are shared out.",
+            metavar="N",
+            min=1,
+        ),
+    },
+)
+COMPARED = Panel(
+    IMPORTANCE.title,
+    {
+        **IMPORTANCE.options,
+        "method": Described(
+            "What to compare, such as `magnitude,magnitude@layer,random`: NAME@SCOPE has a scope of its own, "
+            "`all` is every method of units but the oracles; of weights, those of the usual comparison, four "
+            "of them in both scopes. Repeatable.",
+            metavar="NAMES",
+        ),
+        "method_arg": Described(
+            "A setting of those of the methods that have it. Repeatable.", metavar="NAME=VALUE"
+        ),
+    },
+)
+SWEPT_START = Panel(
+    START.title,
+    {
+        "at_init": Described("Prune new models with random weights, one for each seed; `--spec` says which."),
+        "init": Described(
+            "Weights of new models, the same for all methods: as their code draws them, or from Xavier's "
+            "normal distribution.",
+            metavar="keep|xavier",
+        ),
+    },
+)
 RUN = Panel(
     "Run",
     {
@@ -321,6 +444,13 @@ FILES = Panel(
         "force": Described("Replace files that are there already."),
     },
 )
+SWEPT_FILES = Panel(
+    FILES.title,
+    {
+        **FILES.options,
+        "out": Described("A folder. Default: that of the checkpoint or the spec.", metavar="FOLDER"),
+    },
+)
 SHOWN = Panel(
     "Output",
     {
@@ -340,6 +470,9 @@ with_options = grouped(
         Importance: IMPORTANCE,
         Study: STUDY,
         Budget: BUDGET,
+        Weights: WEIGHTS,
+        Start: START,
+        Drawn: START,
         Decision: DECISION,
         Recovery: RECOVERY,
         Files: FILES,
@@ -351,6 +484,12 @@ with_options = grouped(
         Recipe: RECIPE,
         Run: RUN,
         Directed: DIRECTED,
+        Compared: COMPARED,
+        Swept: SWEPT,
+        SweptStart: SWEPT_START,
+        SweptWeights: WEIGHTS,
+        SweptRecipe: RECIPE,
+        SweptFiles: SWEPT_FILES,
         Style: SHOWN,
         Shown: SHOWN,
     }

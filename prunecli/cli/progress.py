@@ -55,6 +55,7 @@ class Reporter:
         """Write what was decided, unless the user wants to hear nothing."""
         if not self.shown.quiet:
             say(text)
+            self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def detail(self, text: str) -> None:
         """Write what only a user who asks wants to know."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunecli.cli.grouping import Given
-from prunecli.cli.options import CheckpointPath, Shown, with_options
+from prunecli.cli.options import OptionalCheckpoint, Shown, with_options
 from prunecli.pipeline.settings import (
     Budget,
     Choices,
@@ -15,7 +15,9 @@ from prunecli.pipeline.settings import (
     Run,
     Samples,
     Source,
+    Start,
     Steps,
+    Weights,
 )
 from prunecli.recipe import Recipe
 
@@ -27,11 +29,12 @@ EXAMPLES = """Examples:
 
 @with_options
 def command(
-    checkpoint: CheckpointPath,
+    start: Start,
     source: Source,
     samples: Samples,
     importance: Importance,
     budget: Budget,
+    weights: Weights,
     decision: Decision,
     recovery: Recovery,
     steps: Steps,
@@ -41,8 +44,9 @@ def command(
     files: Files,
     shown: Shown,
     given: Given,
+    checkpoint: OptionalCheckpoint = None,
 ) -> None:
-    """Remove the least important units, prove the smaller model equal to the masked one, and save it."""
+    """Remove the least important units, or weights; prove the result equal to the masked model; save it."""
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import show_report
     from prunecli.pipeline.prune import prune
@@ -51,7 +55,9 @@ def command(
         source=source,
         samples=samples,
         importance=importance,
+        start=start,
         budget=budget,
+        weights=weights,
         decision=decision,
         recovery=recovery,
         machine=machine,

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.text import Text
 
 from prunecli.cli.streams import has_colour, plain
-from prunecli.report import Change, LayerChange, Report, TrainingFacts
+from prunecli.report import Change, LayerChange, MaskedLayer, Report, TrainingFacts
+from prunecli.report.masks import is_cut, mask_lines, weights_of
 from prunecli.report.numbers import human, human_bytes, percent
 from prunecli.report.text import accuracy_text, macs_share, onnx_text, parity_text, recovery_text
 from prunecli.report.training_text import figure_lines, phase_notes, phase_table, shows_layers, training_text
@@ -104,7 +105,8 @@ def render_report(report: Report, console: Console, written: Mapping[Path, int] 
     for label, text in _summary(report, written):
         lines += paragraph(text, width, (f"{label:<10}", "bold"))
     for notice in report.warnings:
-        lines += paragraph(notice.text, width, ("warning: ", "yellow"))
+        loud = notice.kind == "collapse"
+        lines += paragraph(notice.text, width, ("warning: ", "bold red" if loud else "yellow"))
     print_lines(lines, console)
 
 
@@ -181,24 +183,46 @@ def fold_list(names: str, width: int) -> str:
 
 
 def layer_columns(report: Report) -> list[Column]:
-    """Return the table of layers: units kept, parameters, MACs, and each layer's part of the MACs left."""
+    """Return the table of layers: units or weights kept, params, MACs, and its part of the MACs left."""
     layers = [layer for layer in report.layers if layer.macs.before or layer.macs.after]
     shown = set(map(id, layers))
     others = [layer for layer in report.layers if id(layer) not in shown]
-    rows = [*layers, *([_sum_up(others)] if others else [])]
     totals = report.totals
     total = LayerChange("total", "", totals.units, totals.params, totals.macs)
+    rows = [*layers, *([_sum_up(others)] if others else []), total]
+    masked = report.masks is not None
+    weights = _weight_columns(report, [layer.name for layer in layers], bool(others)) if masked else []
+    units = Column(
+        "units", tuple(f"{row.units.after}/{row.units.before}" if row.units else "" for row in rows)
+    )
     return [
-        Column("layer", tuple(plain(row.name) or "(root)" for row in [*rows, total]), is_name=True),
-        Column("type", tuple(plain(row.kind) for row in [*rows, total]), is_name=True, fold_to=12, drop=2),
-        Column(
-            "units",
-            tuple(f"{row.units.after}/{row.units.before}" if row.units else "" for row in [*rows, total]),
-        ),
-        Column("params", _changes([row.params for row in [*rows, total]])),
-        Column("MACs", _changes([row.macs for row in [*rows, total]])),
-        Column("share", tuple(percent(macs_share(row, report)) for row in [*rows, total]), drop=1),
+        Column("layer", tuple(plain(row.name) or "(root)" for row in rows), is_name=True),
+        Column("type", tuple(plain(row.kind) for row in rows), is_name=True, fold_to=12, drop=3),
+        *([units] if not masked or is_cut(report) else []),
+        *weights,
+        Column("params", _changes([row.params for row in rows]), drop=2 if masked else 0),
+        Column("MACs", _changes([row.macs for row in rows])),
+        Column("share", tuple(percent(macs_share(row, report)) for row in rows), drop=1),
     ]
+
+
+def _weight_columns(report: Report, names: Sequence[str], has_others: bool) -> list[Column]:
+    """Return how many weights are left of the layers named, of all others where there are any, and in all."""
+    masked = weights_of(report)
+    rows = [masked.get(name) for name in names]
+    rest = [layer for name, layer in masked.items() if name not in set(names)]
+    rows += [_all_of(rest) if rest else None] if has_others else []
+    rows.append(_all_of(masked.values()))
+    return [
+        Column("weights", tuple(f"{row.kept}/{row.size}" if row else "" for row in rows)),
+        Column("left", tuple(percent(row.share) if row else "" for row in rows)),
+    ]
+
+
+def _all_of(layers: Iterable[MaskedLayer]) -> MaskedLayer:
+    """Return the sums."""
+    known = list(layers)
+    return MaskedLayer("", sum(one.kept for one in known), sum(one.size for one in known))
 
 
 def phase_columns(facts: TrainingFacts) -> list[Column]:
@@ -236,6 +260,7 @@ def _setting(value: object) -> str:
 
 def _summary(report: Report, written: Mapping[Path, int] | None) -> Iterator[tuple[str, str]]:
     totals = report.totals
+    yield from mask_lines(report)
     for label, change, write in (
         ("params", totals.params, human),
         ("MACs", totals.macs, human),

@@ -24,7 +24,9 @@ EXAMPLES = """Examples:
 
 Units = Annotated[
     bool,
-    typer.Option("--units", help="One row per unit, not per group.", metavar="", rich_help_panel="Output"),
+    typer.Option(
+        "--units", help="One row per unit or weight, not per group.", metavar="", rich_help_panel="Output"
+    ),
 ]
 Out = Annotated[
     str | None,
@@ -57,7 +59,7 @@ def command(
     force: Force = False,
     units: Units = False,
 ) -> None:
-    """Measure how much each unit matters; several methods share one pass over the sample."""
+    """Measure how much each unit, or weight, matters; several methods share one pass over the sample."""
     from prunecli.cli.progress import reporting
     from prunecli.pipeline.score import score
 
@@ -98,6 +100,11 @@ def notes_of(scored: Scored) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for each in scored.scores.values() for note in each.about.notes))
 
 
+def of_weights(scored: Scored) -> bool:
+    """Return whether single weights were scored, not units."""
+    return any(scores.about.granularity == "weight" for scores in scored.scores.values())
+
+
 def groups_table(scored: Scored) -> Table:
     """Return one row per method and group: how its scores spread, by the name of who really scored it."""
     from prunecli.cli.tables import Table
@@ -114,7 +121,8 @@ def groups_table(scored: Scored) -> Table:
         for method, scores in scored.scores.items()
         for group, values in scores.by_group.items()
     )
-    return Table("Scores by group", ("method", "group", "units", "min", "median", "max"), rows)
+    holder, what = ("parameter", "weights") if of_weights(scored) else ("group", "units")
+    return Table(f"Scores by {holder}", ("method", holder, what, "min", "median", "max"), rows)
 
 
 def units_table(scored: Scored) -> Table:
@@ -134,7 +142,8 @@ def units_table(scored: Scored) -> Table:
             )
     names = [(group, unit) for group, values in first.items() for unit in range(len(values))]
     rows = tuple((*name, *values) for name, values in zip(names, zip(*columns, strict=True), strict=True))
-    return Table("Scores by unit", ("group", "unit", *titles), rows)
+    holder, what = ("parameter", "weight") if of_weights(scored) else ("group", "unit")
+    return Table(f"Scores by {what}", (holder, what, *titles), rows)
 
 
 def agreement_table(scored: Scored) -> Table:
@@ -147,7 +156,7 @@ def agreement_table(scored: Scored) -> Table:
         for each in scored.agreements
     )
     more = ("all: Pearson", "all: Spearman", "all: Kendall", "layers skipped")
-    return Table("Agreement: mean over layers, then over all units together", (*columns, *more), rows)
+    return Table("Agreement: mean over layers, then over all together", (*columns, *more), rows)
 
 
 def agreement_tables(scored: Scored) -> list[Table]:
@@ -162,7 +171,8 @@ def agreement_tables(scored: Scored) -> list[Table]:
         per_layer = tuple((each.method, *_rounded(each.per_layer), len(each.constant)) for each in found)
         together = tuple((each.method, *_rounded(each.all_layers)) for each in found)
         tables.append(Table(f"Against {reference}: mean over {layers} layers", columns, per_layer))
-        tables.append(Table(f"Against {reference}: all {units:,} units together", columns[:-1], together))
+        what = "weights" if of_weights(scored) else "units"
+        tables.append(Table(f"Against {reference}: all {units:,} {what} together", columns[:-1], together))
     return tables
 
 

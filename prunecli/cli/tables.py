@@ -34,6 +34,8 @@ class Table:
     """Columns that go first where the terminal is narrow, the last one before the others."""
     lists: tuple[str, ...] = ()
     """Columns of lists, which lose their end where the terminal is narrow."""
+    numeric: tuple[str, ...] = ()
+    """Columns of numbers that are text already."""
 
 
 def to_terminal(tables: Sequence[Table], heading: str = "", closing: Sequence[str] = ()) -> str:
@@ -135,7 +137,8 @@ def _columns(table: Table) -> list[Column]:
 
 
 def _is_numeric(table: Table, column: int) -> bool:
-    return any(isinstance(row[column], (int, float)) for row in table.rows)
+    is_said = table.columns[column] in table.numeric
+    return is_said or any(isinstance(row[column], (int, float)) for row in table.rows)
 
 
 def _escaped(text: str) -> str:

@@ -8,18 +8,20 @@ from prunecli.pipeline.settings import (
     Budget,
     Choices,
     Directed,
+    Drawn,
     Files,
     Machine,
     Ranking,
     Run,
     Source,
     TrainingData,
+    Weights,
 )
 from prunecli.recipe import Recipe
 
 NAME = "train"
 EXAMPLES = """Examples:
-  prunecli train --spec net.toml --epochs 60 --lr 0.1 --augment crop,flip
+  prunecli train --spec net.toml --granularity weight --method synflow --ratio 32 --epochs 60
   prunecli train --spec net.toml --schedule contribution --target units=33% --epochs 105"""
 
 
@@ -30,6 +32,8 @@ def command(
     directed: Directed,
     ranking: Ranking,
     budget: Budget,
+    weights: Weights,
+    drawn: Drawn,
     recipe: Recipe,
     run: Run,
     machine: Machine,
@@ -37,7 +41,7 @@ def command(
     shown: Shown,
     given: Given,
 ) -> None:
-    """Train a new model; with --schedule, prune it while it trains."""
+    """Train a new model; with --schedule, prune it meanwhile, with --granularity weight, before."""
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import show_report
     from prunecli.pipeline.finetune import train_new
@@ -47,6 +51,8 @@ def command(
         samples=data.as_samples(),
         importance=ranking.as_importance(),
         budget=budget,
+        weights=weights,
+        start=drawn.as_start(),
         machine=machine,
         files=files,
         recipe=recipe,

@@ -18,6 +18,19 @@ Size: TypeAlias = "int | float | tuple[int, ...] | list[int]"
 
 
 @dataclass(frozen=True)
+class MaskedTensor:
+    """Which weights of a tensor are masked: those that are zero, but for kept zeros. See `masks.py`."""
+
+    kept: int
+    """How many weights are not masked."""
+    size: int
+    """How many there are."""
+    kept_zeros: str = ""
+    """A bit for each zero of the tensor, in order, 1 = kept: packed, deflated, base64. Empty: none is, or all
+    are, as the numbers say."""
+
+
+@dataclass(frozen=True)
 class PrunedRecord:
     """How to rebuild a pruned model from its tensors, and where it came from."""
 
@@ -31,6 +44,8 @@ class PrunedRecord:
     """Other names of tied tensors -> the name in the file. Filled in by `save`."""
     non_persistent: tuple[str, ...] = ()
     """Tensors of the file that a state dict would leave out. Filled in by `save`."""
+    masks: Mapping[str, MaskedTensor] = field(default_factory=dict)
+    """Tensors whose weights were pruned one by one -> which of them."""
     plan: Json = None
     """What was kept, as the plan's own JSON."""
     method: Mapping[str, Json] = field(default_factory=dict)
@@ -45,6 +60,8 @@ class PrunedRecord:
     def to_json(self) -> str:
         """Return the text that is stored; equal records give equal texts."""
         plain = {"format": FORMAT_VERSION, **to_plain(self)}
+        if not self.masks:  # as before there were any
+            del plain["masks"]
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod

@@ -146,9 +146,10 @@ def find_method(name: str, granularity: Granularity = Granularity.UNIT) -> Metho
     there = {each for each in Granularity if any(info.name == name for info in methods(each))}
     if there and granularity not in there:
         (other,) = there
+        remedy = "Add" if other is Granularity.WEIGHT else "Leave out"
         raise UsageError(
-            f"`{name}` scores {other.value}s, not {granularity.value}s. Add `--granularity {other.value}`, "
-            "or choose another; `prunecli methods` lists them all."
+            f"`{name}` scores {other.value}s, not {granularity.value}s. {remedy} `--granularity weight`, or "
+            "choose another; `prunecli methods` lists them all."
         )
     return _TABLES[granularity].find(name)
 
@@ -163,10 +164,11 @@ def build_methods(
     """
     infos = [find_method(name, granularity) for name in names]
     declared = {argument: info.name for info in infos for argument in info.arguments}
+    nothing = " It takes none." if len(infos) == 1 else " They take none."
     for argument in arguments:
         if argument not in declared:
             raise UsageError(
                 f"No argument `{argument}` in {', '.join(f'`{info.name}`' for info in infos)}."
-                f"{nearest(argument, declared) or ' They take none.' * (not declared)}"
+                f"{nearest(argument, declared) or nothing * (not declared)}"
             )
     return {info.name: info.make(**parse_arguments(info.name, info.arguments, arguments)) for info in infos}

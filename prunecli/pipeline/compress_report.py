@@ -13,7 +13,17 @@ from prunecli.pipeline.opening import Opened, open_model
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Machine, Samples, Source
 from prunecli.pipeline.versions import versions
-from prunecli.report import Environment, ParityCheck, Report, WrittenFile, compare, training_pictures
+from prunecli.report import (
+    Environment,
+    MaskFacts,
+    ModelFacts,
+    ParityCheck,
+    Report,
+    WrittenFile,
+    compare,
+    mask_facts,
+    training_pictures,
+)
 from prunecli.strict_json import FieldError, from_plain
 
 
@@ -80,9 +90,11 @@ def compare_checkpoints(
         measure = Judge(dense, samples, machine, place, listener).accuracy
         accuracy = (measure(dense.model, "accuracy before"), measure(small.model, "accuracy after"))
     file = small.file
+    facts = describe(small.model, *dense.example)
     return compare(
         describe(dense.model, *dense.example),
-        describe(small.model, *dense.example),
+        facts,
+        masks=_masks(small, facts),
         title=f"{dense.name} -> {small.name}",
         accuracy=accuracy,
         parity=_parity(small),
@@ -90,6 +102,21 @@ def compare_checkpoints(
         settings=dict(small.record.method) if small.record else {},
         random_data=(dense.spec.data.test or "").startswith("random:"),
         environment=Environment(place.device.type, versions()),
+    )
+
+
+def _masks(opened: Opened, facts: ModelFacts) -> MaskFacts | None:
+    """Return what is left of the weights, where the file says that some were pruned one by one."""
+    if opened.masks is None or opened.record is None:
+        return None
+    asked = opened.record.method
+    name, _, ratio = str(asked.get("budget", "")).partition("=")
+    return mask_facts(
+        {name: (int(mask.sum()), mask.numel()) for name, mask in opened.masks.items()},
+        facts,
+        ratio=float(ratio) if name == "ratio" and "granularity" in asked else None,
+        base=str(asked.get("ratio_base", "whole")),
+        pattern=str(asked["pattern"]) if "pattern" in asked else None,
     )
 
 

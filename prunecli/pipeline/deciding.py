@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunecli.budget import Budget as Limit
-from prunecli.budget import check_reach, make_plan, parse_amount
+from prunecli.budget import check_reach, make_plan
 from prunecli.errors import InputError, NotPrunableError, UsageError
-from prunecli.importance import Gate, Scores
+from prunecli.graph.cutting import slice_masks
+from prunecli.importance import Gate, Granularity, Scores
+from prunecli.pipeline.limits import constraints_of, limit_of
 from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.masking import check_masking
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.recovering import check_recovery
 from prunecli.pipeline.running import Place, parse_bytes
 from prunecli.pipeline.scoring import check_importance, measure_scores
-from prunecli.pipeline.settings import Budget, Choices
-from prunecli.plan import Constraints, Plan, Rank, Scope
+from prunecli.pipeline.settings import Choices
+from prunecli.pipeline.telling import Cut
+from prunecli.pipeline.weighing import prunes_weights
+from prunecli.plan import Plan, Rank, Scope
+from prunecli.surgery import apply_plan
 
 
 def check_choices(choices: Choices) -> None:
@@ -24,9 +29,17 @@ def check_choices(choices: Choices) -> None:
         UsageError: naming the two.
     """
     budget, decision = choices.budget, choices.decision
+    parse_bytes(choices.machine.max_memory, "--max-memory")
+    if prunes_weights(choices.importance):
+        check_masking(choices)
+        return
     check_recovery(choices)
     _check_steps(choices)
-    parse_bytes(choices.machine.max_memory, "--max-memory")
+    if budget.ratio is not None:
+        raise UsageError(
+            f"`--ratio {budget.ratio}` is a budget of single weights: add `--granularity weight`. Of units, "
+            "say `--keep 0.5` or `--target macs=0.5`."
+        )
     given = [f"--{name}" for name in ("keep", "target") if getattr(budget, name) is not None]
     if decision.apply is not None:
         for option in (*given, *(["--scores"] if decision.scores else [])):
@@ -91,6 +104,20 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
     return plan, scores
 
 
+def cut_at_once(opened: Opened, choices: Choices, place: Place, listener: Listener) -> Cut:
+    """Take out the units that the plan does not keep; of weights that are masked, what stays is so on.
+
+    Raises:
+        InputError: the plan or the scores are of another network.
+        BudgetError: no plan meets the budget under the constraints.
+    """
+    plan, scores = decide(opened, choices, place, listener)
+    listener.progress("cutting", 0, None)
+    smaller = apply_plan(opened.model, opened.structure, plan)
+    masks = slice_masks(opened.masks, opened.structure, plan.kept()) if opened.masks else None
+    return Cut(opened, plan, scores, smaller, masks=masks)
+
+
 def check_prunable(opened: Opened) -> None:
     """Make sure that there is something to cut.
 
@@ -111,6 +138,8 @@ def _digest_of_sample(scores: Scores) -> dict[str, str]:
 def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) -> Scores:
     if choices.decision.scores is not None:
         scores = Scores.from_bytes(_read(choices.decision.scores), Path(choices.decision.scores).name)
+        if scores.about.granularity != Granularity.UNIT.value:
+            raise InputError(f"`{choices.decision.scores}` holds scores of weights, and units are to go.")
         if scores.about.gate == Gate.BEFORE_BN.value:
             raise InputError(
                 f"`{choices.decision.scores}`: these scores are of gates before the normalisations (`--gate "
@@ -119,28 +148,6 @@ def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) 
         return scores
     measured = measure_scores(opened, choices.importance, choices.samples, choices.machine, place, listener)
     return measured[choices.importance.method[0]]
-
-
-def limit_of(budget: Budget) -> Limit:
-    """Return what may stay."""
-    return Limit.parse(f"keep={budget.keep}" if budget.keep is not None else str(budget.target))
-
-
-def constraints_of(budget: Budget) -> Constraints:
-    """Return what else a plan must respect."""
-    return Constraints(
-        min_keep=parse_amount(budget.min_keep, "--min-keep"),
-        round_to=budget.round_to,
-        ignore=budget.ignore,
-        keep_layer=dict(map(_kept_layer, budget.keep_layer)),
-    )
-
-
-def _kept_layer(text: str) -> tuple[str, int | float]:
-    pattern, equals, amount = text.rpartition("=")
-    if not equals or not pattern:
-        raise UsageError(f"`--keep-layer {text}`: write PATTERN=SHARE, such as `layer1.*=0.8`.")
-    return pattern, parse_amount(amount, f"--keep-layer {pattern}=")
 
 
 def _read(path: str) -> bytes:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from prunecli.errors import UsageError
 from prunecli.export.files import check_free, write_files
 from prunecli.pipeline.finishing import finish
 from prunecli.pipeline.idle import refuse_idle_in_training, refuse_idle_recipe
 from prunecli.pipeline.keeping import check_run
 from prunecli.pipeline.listener import Listener, Silent
+from prunecli.pipeline.masking import (
+    check_masking,
+    masked_start,
+    with_init,
+    with_weight_settings,
+)
 from prunecli.pipeline.opening import Opened, open_model, open_new
-from prunecli.pipeline.paths import choose_paths
+from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset, with_settings
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.scoring import split_argument
 from prunecli.pipeline.settings import Choices
 from prunecli.pipeline.stepping import run_schedule
+from prunecli.pipeline.weighing import prunes_weights
 from prunecli.report import Report
 from prunecli.training import find_schedule
 
@@ -56,25 +62,28 @@ def train_new(choices: Choices, listener: Listener | None = None) -> Finetuned:
         OutputError: a file is there already, or cannot be written.
         KeyboardInterrupt: somebody stopped it.
     """
-    choices = with_preset(choices, choices.importance.preset, choices.given)
-    spec = choices.source.spec
-    if spec is None:
-        raise UsageError("Say how to build the model: `--spec net.toml`, or `--spec torchvision:resnet18`.")
+    choices = with_weight_settings(with_preset(choices, choices.importance.preset, choices.given))
+    name = named_after(None, choices.source)
     refuse_idle_in_training(choices)
-    name = Path(spec) if spec.endswith(".toml") else Path(f"{spec.rpartition(':')[2]}.new")
     return _train(name, "trained", choices, listener or Silent())
 
 
 def _train(named_after: Path, done: str, choices: Choices, listener: Listener) -> Finetuned:
     choices = with_settings(choices, find_schedule(choices.directed.schedule).usual, choices.given)
     choices.recipe.check()
+    if prunes_weights(choices.importance):
+        check_masking(choices)
     arguments = dict(split_argument(text, "--schedule-arg") for text in choices.directed.schedule_arg)
     paths = choose_paths(named_after, choices, done)
     check_free(paths.wanted, choices.files.force)
     check_run(paths.run, choices.run, choices.files.force)
     opened = _open(named_after, done, choices, listener)
+    masking = None
     with running_on(choices.machine, listener) as place:
+        if prunes_weights(choices.importance):
+            opened, masking = masked_start(opened, choices, place, listener)
         cut = run_schedule(opened, choices.directed.schedule, arguments, paths.run, choices, place, listener)
+        cut = replace(cut, masking=masking)
         cut, contents, report = finish(cut, paths, choices, place.in_full, listener)
     write_files(contents, choices.files.force)
     return Finetuned(cut.smaller, report, tuple(contents))
@@ -82,5 +91,5 @@ def _train(named_after: Path, done: str, choices: Choices, listener: Listener) -
 
 def _open(named_after: Path, done: str, choices: Choices, listener: Listener) -> Opened:
     if done == "trained":
-        return open_new(choices.source, choices.samples, choices.machine.seed, listener)
+        return with_init(open_new(choices.source, choices.samples, choices.machine.seed, listener), choices)
     return open_model(str(named_after), choices.source, choices.samples, listener)

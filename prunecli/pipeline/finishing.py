@@ -18,9 +18,11 @@ from prunecli.pipeline.paths import Paths
 from prunecli.pipeline.recovering import recover, recovery_notices
 from prunecli.pipeline.running import Place, float_dtype
 from prunecli.pipeline.settings import Choices
-from prunecli.pipeline.telling import Checked, Cut, make_record, make_report
+from prunecli.pipeline.telling import Checked, Cut, make_record, make_report, with_lasting_masks
 from prunecli.report import ParityCheck, Report
 from prunecli.surgery import apply_plan
+from prunecli.weights.masked import check_masked, with_masks
+from prunecli.weights.patterns import check_semi_structured
 
 
 def finish(
@@ -34,10 +36,11 @@ def finish(
     contents: dict[Path, bytes] = {}
     checked = Checked()
     if paths.model is not None:
-        parity = prove(cut, listener) if choices.files.verify and cut.plan is not None else None
+        parity = prove(cut, listener) if choices.files.verify else None
         checks, notes = (checks_of(parity), parity.notes) if parity else ((), ())
         measure = Judge(cut.opened, choices.samples, choices.machine, place, listener).accuracy
         cut, recovery = recover(cut, choices, place, listener, measure)
+        cut = _with_lasting_masks(cut, listener)
         before = measure(cut.opened.model, "accuracy before") if cut.opened.checkpoint else None
         accuracy = (before, measure(cut.smaller, "accuracy after"))
         warnings = recovery_notices(recovery, cut.smaller, accuracy[1], measure) if recovery else ()
@@ -47,7 +50,8 @@ def finish(
         onnx = export_onnx(cut, listener) if paths.onnx is not None else None
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content
-        checked = Checked(checks, notes, accuracy, recovery, warnings, onnx.check if onnx else None)
+        check = onnx.check if onnx else None
+        checked = Checked(checks, notes, accuracy, recovery, warnings, check, _check_pattern(cut))
     if paths.plan is not None and cut.plan is not None:
         contents[paths.plan] = cut.plan.to_json().encode()
     report = make_report(cut, checked, contents, place.device.type)
@@ -56,8 +60,25 @@ def finish(
     return cut, contents, report
 
 
-def prove(cut: Cut, listener: Listener) -> Parity:
-    """Compare the smaller model with the masked dense one, on two samples.
+def _check_pattern(cut: Cut) -> str | None:
+    """Say whether torch's kernels for 2:4 take the weights, where that was the pattern."""
+    pattern = cut.masking.selection.pattern if cut.masking is not None else None
+    if pattern is None or pattern.text != "2:4" or cut.masks is None:
+        return None
+    return check_semi_structured(cut.smaller, cut.masks)
+
+
+def _with_lasting_masks(cut: Cut, listener: Listener) -> Cut:
+    lasting = with_lasting_masks(cut)
+    for notice in lasting.notices[len(cut.notices) :]:
+        listener.warn(notice.text)
+    return lasting
+
+
+def prove(cut: Cut, listener: Listener) -> Parity | None:
+    """Compare the smaller model with the masked dense one, on two samples; None where no unit left.
+
+    Where weights are masked, the model must have zeros there, and be the dense one elsewhere, bit for bit.
 
     A model that was trained on has other weights by now: the proof is of the same cut of the dense model,
     and the trained one must have its tensors, name by name and shape by shape.
@@ -65,12 +86,18 @@ def prove(cut: Cut, listener: Listener) -> Parity:
     Raises:
         ProofError: they differ.
     """
-    assert cut.plan is not None
+    dense = cut.opened.model
+    if cut.masking is not None and cut.training is None:
+        dense = with_masks(cut.opened.model, cut.masking.masks)
+        if cut.plan is None:
+            check_masked(cut.opened.model, cut.smaller, cut.masking.masks)
+    if cut.plan is None:
+        return None
     listener.progress("proving", 0, None)
     args, kwargs = example_inputs(cut.opened.spec, batch=2, dtype=float_dtype(cut.opened.model))
     smaller = cut.smaller
     if cut.training is not None:
-        smaller = apply_plan(cut.opened.model, cut.opened.structure, cut.plan)
+        smaller = apply_plan(dense, cut.opened.structure, cut.plan)
         shapes, expected = (
             {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
             for model in (cut.smaller, smaller)
@@ -81,7 +108,7 @@ def prove(cut: Cut, listener: Listener) -> Parity:
                 f"`{name}` is {shapes.get(name)} in the trained model, and the plan makes it "
                 f"{expected.get(name)}. This is a bug in prunecli; `--no-verify` writes the model anyway."
             )
-    return verify(cut.opened.model, smaller, cut.opened.structure, cut.plan, args, kwargs)
+    return verify(dense, smaller, cut.opened.structure, cut.plan, args, kwargs)
 
 
 def checks_of(parity: Parity) -> tuple[ParityCheck, ...]:

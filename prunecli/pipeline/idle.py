@@ -13,7 +13,8 @@ from prunecli.importance import Gate, find_method
 from prunecli.importance.registry import Needs
 from prunecli.pipeline.presets import find_preset
 from prunecli.pipeline.scoring import ORACLE
-from prunecli.pipeline.settings import Choices, Importance, Run, Steps, Study
+from prunecli.pipeline.settings import Choices, Importance, Run, Steps, Study, Weights
+from prunecli.pipeline.weighing import prunes_weights
 from prunecli.recipe import Recipe
 from prunecli.training import find_schedule
 
@@ -33,6 +34,7 @@ def refuse_idle(choices: Choices, asked: Choices) -> None:
         UsageError: Naming the option.
     """
     decision, recovery, given = choices.decision, choices.recovery, choices.given
+    refuse_idle_granularity(choices)
     if decision.apply is not None:
         _refuse(given, (*_SCORING, *_PLANNING), "beside `--apply`, which brings its own decision")
     if decision.scores is not None:
@@ -52,6 +54,19 @@ def refuse_idle(choices: Choices, asked: Choices) -> None:
         _refuse(given, ("preset",), "beside settings that leave nothing to it")
 
 
+def refuse_idle_granularity(choices: Choices) -> None:
+    """Refuse options of weights where units are pruned, and of units where weights are.
+
+    Raises:
+        UsageError: Naming the option.
+    """
+    if prunes_weights(choices.importance):
+        _refuse(choices.given, ("rank", "round_to", "fallback"), "with `--granularity weight`")
+    else:
+        names = ("ratio", *(item.name for item in fields(Weights)))
+        _refuse(choices.given, names, "without `--granularity weight`", "Add that, or leave it out.")
+
+
 def refuse_idle_in_training(choices: Choices) -> None:
     """Refuse options of `train` that would do nothing.
 
@@ -60,11 +75,24 @@ def refuse_idle_in_training(choices: Choices) -> None:
     """
     name = choices.directed.schedule
     refuse_idle_recipe(choices.recipe, choices.given)
+    refuse_idle_granularity(choices)
     _refuse_foreign_preset(choices, ("importance", "budget", "recipe", "samples", "directed"), "train")
+    if prunes_weights(choices.importance):
+        _refuse_pruning_schedule(name)
+        return
     _refuse(choices.given, find_schedule(name).idle, f"with `--schedule {name}`, which has rules of its own")
     if not find_schedule(name).prunes:
         ranking = ("keep", "target", "method", "method_arg", *_PLANNING)
         _refuse(choices.given, ranking, f"with `--schedule {name}`, under which no unit leaves")
+
+
+def _refuse_pruning_schedule(name: str) -> None:
+    """Refuse a schedule that prunes by itself beside weights that are masked before training."""
+    if find_schedule(name).prunes:
+        raise UsageError(
+            f"`--granularity weight` masks weights before training, `--schedule {name}` prunes meanwhile. "
+            "Leave out one of them."
+        )
 
 
 def refuse_idle_recipe(recipe: Recipe, given: frozenset[str], tunes: bool = True) -> None:
@@ -114,6 +142,9 @@ def refuse_idle_in_study(
     """
     if importance == asked:
         _refuse(given, ("preset",), "in `score` beside settings that leave nothing to it")
+    if prunes_weights(importance):
+        _refuse(given, ("fallback", "gate"), "with `--granularity weight`")
+        return
     others = [name for name in (importance.fallback, study.against) if name not in (None, ORACLE)]
     names = [*importance.method, *map(str, others)]
     has_gates = any(find_method(name).needs & _WITH_GATES for name in names)
@@ -121,7 +152,7 @@ def refuse_idle_in_study(
         _refuse(given, ("gate",), f"for methods without gates, such as `{names[0]}`")
 
 
-def _refuse(given: frozenset[str], names: Iterable[str], why: str) -> None:
+def _refuse(given: frozenset[str], names: Iterable[str], why: str, remedy: str = "Leave it out.") -> None:
     for name in names:
         if name in given:
-            raise UsageError(f"`--{name.replace('_', '-')}` does nothing {why}. Leave it out.")
+            raise UsageError(f"`--{name.replace('_', '-')}` does nothing {why}. {remedy}")

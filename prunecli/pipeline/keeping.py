@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,14 +10,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from prunecli import data
 from prunecli.arguments import arguments_of
+from prunecli.budget import Budget
 from prunecli.errors import DataError, OutputError, UsageError
 from prunecli.export.files import write_files
+from prunecli.export.masks import to_record
 from prunecli.export.record import PrunedRecord
 from prunecli.export.to_safetensors import to_bytes
 from prunecli.graph.copying import clean_copy, named_tensors
@@ -33,6 +37,7 @@ from prunecli.spec import to_json_dict
 from prunecli.spec.rebase import rebase
 from prunecli.strict_json import Json, to_plain
 from prunecli.training import Schedule, Tick, Training, saving
+from prunecli.weights import Masks
 
 STATE = "state.safetensors"
 """What a run goes on from, in its folder."""
@@ -182,7 +187,7 @@ class Keeper:
         saved = saving.from_bytes(path.read_bytes(), str(path))
         differing = [
             f"another {name}"
-            if name in ("checkpoint", "spec")
+            if name in ("checkpoint", "spec", "choice of masked weights")
             else f"{name} {_shown(saved.settings.get(name))}, not {_shown(value)}"
             for name, value in self.settings.items()
             if saved.settings.get(name) != value
@@ -206,7 +211,7 @@ class Keeper:
 
     def _model(self) -> bytes:
         training, opened = self.training, self.job.opened
-        model = training.result
+        model = on_cpu(training.result, opened.model)
         before = opened.record or PrunedRecord()
         attributes, rewritten = before.attributes, dict(before.rewritten)
         if training.structure is not None:
@@ -217,11 +222,12 @@ class Keeper:
             spec=to_json_dict(rebase(opened.spec, self.job.folder)),
             attributes=attributes,
             rewritten=rewritten,
+            masks=to_record(training.result_masks, named_tensors(model)),
             method=before.method,
             parents=parents_of(opened),
             versions=versions(),
         )
-        return to_bytes(on_cpu(model, opened.model), record)
+        return to_bytes(model, record)
 
     def _write(self, contents: Mapping[str, bytes]) -> None:
         write_files({self.job.folder / name: content for name, content in contents.items()}, True)
@@ -235,6 +241,7 @@ def settings_of(job: Job) -> dict[str, Json]:
         {
             "checkpoint": job.opened.checkpoint.digest if job.opened.checkpoint else "new",
             "spec": to_json_dict(job.opened.spec),
+            "choice of masked weights": _digest(job.opened.masks or {}),
             "schedule": job.schedule.info.name,
             **{f"schedule {name}": value for name, value in arguments_of(job.schedule).items()},
             **{name: value for name, value in recipe.items() if name not in _NOT_THE_RUN},
@@ -246,7 +253,18 @@ def settings_of(job: Job) -> dict[str, Json]:
     )
 
 
+def _digest(masks: Masks) -> str | None:
+    """Return a text that tells masks from others; None without any."""
+    digest = hashlib.sha256()
+    for name in sorted(masks):
+        digest.update(f"{name} {list(masks[name].shape)} ".encode())
+        digest.update(np.packbits(masks[name].numpy()).tobytes())
+    return digest.hexdigest() if masks else None
+
+
 def _plain(value: Any) -> Json:
+    if isinstance(value, Budget):
+        return value.text
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 from torch import nn
@@ -58,11 +58,14 @@ class Judge:
             return data.evaluate(lent, counted, self.opened.spec)
 
     def accuracy(self, model: nn.Module, stage: str, most: int | None = None) -> Accuracy | None:
-        """Return the same as a report holds it."""
+        """Return the same as a report holds it, which has no room for a loss of nan or inf."""
         found = self.evaluate(model, stage, most)
         if found is None:
             return None
-        return Accuracy(samples=found.samples, loss=found.loss, top1=found.top1, top5=found.top5)
+        loss = found.loss if isfinite(found.loss) else None
+        if loss is None:
+            self.listener.warn(f"{stage}: the loss is {found.loss}; what the model computes is not finite")
+        return Accuracy(samples=found.samples, loss=loss, top1=found.top1, top5=found.top5)
 
 
 def _counted(stream: Iterator[Any], total: int, stage: str, listener: Listener) -> Iterator[Any]:

@@ -1,17 +1,25 @@
-"""The story of `methods`: the table of methods, whole or one row."""
+"""The story of `methods`: the tables of methods, for units and for weights, whole or by one name."""
 
-from prunecli.importance.registry import MethodInfo, find_method, methods
+import prunecli.weights as _weights  # noqa: F401  (its methods register themselves)
+from prunecli.arguments import nearest
+from prunecli.errors import UsageError
+from prunecli.importance import Granularity, methods
+from prunecli.importance.registry import MethodInfo
 
 
 def all_methods() -> tuple[MethodInfo, ...]:
-    """Return all methods, by name."""
-    return methods()
+    """Return all methods by name, those for units first."""
+    return tuple(info for each in Granularity for info in methods(each))
 
 
-def one_method(name: str) -> MethodInfo:
-    """Return the method called `name`.
+def methods_called(name: str) -> tuple[MethodInfo, ...]:
+    """Return the method of that name for units, and that for weights, as far as there are such.
 
     Raises:
         UsageError: there is none.
     """
-    return find_method(name)
+    every = all_methods()
+    if found := tuple(info for info in every if info.name == name):
+        return found
+    hint = nearest(name, dict.fromkeys(info.name for info in every))
+    raise UsageError(f"There is no method `{name}`.{hint} `prunecli methods` lists them all.")

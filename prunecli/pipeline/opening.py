@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from prunecli.checkpoint import Checkpoint, MatchReport, load_into, read_checkpoint
 from prunecli.errors import UsageError
+from prunecli.export.masks import from_record
 from prunecli.export.record import METADATA_KEY, PrunedRecord
 from prunecli.export.to_safetensors import rebuild_pruned
+from prunecli.graph.copying import named_tensors
 from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import Structure
 from prunecli.model import build_model, example_inputs
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.running import float_dtype
-from prunecli.pipeline.settings import Samples, Source
+from prunecli.pipeline.settings import Samples, Source, Start
 from prunecli.spec import ModelSpec, find_spec, read_spec
+from prunecli.weights.network import Masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,17 @@ class Opened:
         args, kwargs = self.example
         return find_groups(self.model, args, kwargs)
 
+    @cached_property
+    def masks(self) -> Masks | None:
+        """Which weights stay, of tensors that were pruned weight by weight; None where none was.
+
+        Raises:
+            CheckpointError: what the file says of it does not fit its tensors.
+        """
+        if self.record is None or not self.record.masks:
+            return None
+        return from_record(self.record.masks, named_tensors(self.model), self.name)
+
 
 def open_model(
     path: str, source: Source, samples: Samples, listener: Listener, spec: ModelSpec | None = None
@@ -96,6 +110,34 @@ def open_model(
         opened = Opened(checkpoint.path.name, spec, model, checkpoint, None, match)
         listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")
     return opened
+
+
+def open_start(
+    checkpoint: str | None, source: Source, samples: Samples, start: Start, seed: int, listener: Listener
+) -> Opened:
+    """Open a checkpoint, or build a new model where the user wants to start from one.
+
+    Raises:
+        UsageError: both are named, or neither.
+    """
+    check_start(checkpoint, start)
+    if checkpoint is None:
+        return open_new(source, samples, seed, listener)
+    return open_model(checkpoint, source, samples, listener)
+
+
+def check_start(checkpoint: str | None, start: Start) -> None:
+    """Make sure that there is one thing to start from: a checkpoint, or a new model.
+
+    Raises:
+        UsageError: both are named, or neither.
+    """
+    if start.at_init and checkpoint is not None:
+        raise UsageError(f"`--at-init` starts from a new model: leave out `{checkpoint}`, or `--at-init`.")
+    if not start.at_init and checkpoint is None:
+        raise UsageError("Name a checkpoint, or say `--at-init --spec SPEC` to start from a new model.")
+    if not start.at_init and start.init != Start().init:
+        raise UsageError(f"`--init {start.init}` is for new models: a checkpoint has its weights.")
 
 
 def open_new(source: Source, samples: Samples, seed: int, listener: Listener) -> Opened:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunecli.errors import UsageError
-from prunecli.pipeline.settings import Choices, Files
+from prunecli.pipeline.settings import Choices, Files, Source
 
 _FILES = frozenset({".pt", ".pth", ".onnx", ".json", ".bin", ".ckpt"})
 """Suffixes of files that `--out` cannot mean; any other may be part of a folder's name, as in `half_0.5`."""
@@ -27,6 +27,23 @@ class Paths:
     def wanted(self) -> tuple[Path, ...]:
         """Those that will be written, the model first."""
         return tuple(path for path in (self.model, self.onnx, self.report, self.plan) if path is not None)
+
+
+def named_after(checkpoint: str | None, source: Source) -> Path:
+    """Return what files are named after: the checkpoint, or the spec of a new model.
+
+    Raises:
+        UsageError: there is neither.
+
+    >>> named_after(None, Source(spec="torchvision:resnet18")).name
+    'resnet18.new'
+    """
+    if checkpoint is not None:
+        return Path(checkpoint)
+    if source.spec is None:
+        raise UsageError("Say how to build the model: `--spec net.toml`, or `--spec torchvision:resnet18`.")
+    is_file = source.spec.endswith(".toml")
+    return Path(source.spec if is_file else f"{source.spec.rpartition(':')[2]}.new")
 
 
 def choose_paths(checkpoint: Path, choices: Choices, done: str) -> Paths:

@@ -11,11 +11,13 @@ from prunecli.export.files import check_free, write_files
 from prunecli.importance import Agreement, Scores, agreement
 from prunecli.pipeline.idle import refuse_idle_in_study
 from prunecli.pipeline.listener import Listener, Silent
+from prunecli.pipeline.masking import with_weight_settings
 from prunecli.pipeline.opening import open_model
 from prunecli.pipeline.presets import fill, find_preset
 from prunecli.pipeline.running import parse_bytes, running_on
 from prunecli.pipeline.scoring import check_importance, measure_scores
-from prunecli.pipeline.settings import Importance, Machine, Samples, Source, Study
+from prunecli.pipeline.settings import Choices, Importance, Machine, Samples, Source, Study
+from prunecli.pipeline.weighing import measure_weights, prunes_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,9 @@ def score(
     source, samples, importance = source or Source(), samples or Samples(), importance or Importance()
     asked = importance
     importance = fill(asked, find_preset(asked.preset).get("importance", {}), given)
+    if prunes_weights(importance):
+        usual = with_weight_settings(Choices(importance=importance, samples=samples, given=given))
+        importance, samples = usual.importance, usual.samples
     study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
     check_importance(importance, study)
     refuse_idle_in_study(importance, asked, study, given)
@@ -66,7 +71,11 @@ def score(
     check_free(paths.values(), force)
     opened = open_model(checkpoint, source, samples, listener)
     with running_on(machine, listener) as place:
-        scores = measure_scores(opened, importance, samples, machine, place, listener, study)
+        if prunes_weights(importance):
+            choices = Choices(importance=importance, samples=samples, machine=machine, given=given)
+            scores = measure_weights(opened, choices, place, listener, study.against)
+        else:
+            scores = measure_scores(opened, importance, samples, machine, place, listener, study)
     agreements = _agreements(scores, importance, study)
     write_files({path: scores[method].to_bytes() for method, path in paths.items()}, force)
     shown = {name: scores[name] for name in importance.method}

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 from prunecli.data import loss_function as loss_of
 from prunecli.errors import UsageError
-from prunecli.importance import Aggregate, Gate, Journal, ScoreBN, Scores, build_methods, find_method, score
+from prunecli.importance import (
+    About,
+    Aggregate,
+    Gate,
+    Granularity,
+    Journal,
+    ScoreBN,
+    Scores,
+    build_methods,
+    find_method,
+    score,
+)
 from prunecli.importance.registry import Needs
 from prunecli.pipeline.journal import DiskJournal
 from prunecli.pipeline.listener import Listener
@@ -38,7 +49,8 @@ def check_importance(importance: Importance, study: Study = Study()) -> None:  #
     Raises:
         UsageError: naming the one that is wrong.
     """
-    build_methods(_names(importance, study), arguments_of_method(importance))
+    granularity = Granularity(importance.granularity)
+    build_methods(_names(importance, study), arguments_of_method(importance), granularity)
     if study.against is not None and set(importance.method) == {study.against}:
         raise UsageError(
             f"`--against {study.against}` is the method itself. Add another `--method` to compare."
@@ -92,7 +104,9 @@ def measure_scores(
             progress=lambda stage, done, total: listener.progress(stage, done, total or None),
             journal=lambda key, find: journal(f"{gate.value}/{score_bn.value}/{key}", find),
         )
-        return {name: _annotated(each, sample, opened) for name, each in found.items()}
+        return {
+            name: replace(each, about=annotated(each.about, sample, opened)) for name, each in found.items()
+        }
 
     arguments = arguments_of_method(importance)
     with _journal(opened, importance, samples, machine, place, study, listener) as journal:
@@ -123,7 +137,7 @@ def _journal(
     spec = opened.spec
     code = [text for text in (spec.factory, spec.task.loss) if ":" in text]
     conditions: Json = {
-        "checkpoint": opened.file.digest,
+        "checkpoint": opened.checkpoint.digest if opened.checkpoint is not None else "new",
         "spec": to_json_dict(spec),
         "code": {text: code_digest(spec, text) for text in code},
         "samples": [samples.samples, samples.batch_size],
@@ -158,13 +172,11 @@ def split_argument(text: str, option: str) -> tuple[str, str]:
     return name.strip().replace("-", "_"), value.strip()
 
 
-def _annotated(scores: Scores, sample: Sample | None, opened: Opened) -> Scores:
-    """Say in the scores which samples they were measured on, if they were, and if that was unwise."""
-    about = scores.about
+def annotated(about: About, sample: Sample | None, opened: Opened) -> About:
+    """Say which samples scores were measured on, if they were, and if that was unwise."""
     if sample is None or not about.samples:
-        return scores
+        return about
     notes = about.notes
     if opened.spec.task.loss == "cross-entropy" and about.loss is not None and about.loss < MEMORISED:
         notes = (*notes, _MEMORISED.format(loss=about.loss))
-    about = replace(about, sample=sample.source, sample_digest=sample.digest, notes=notes)
-    return replace(scores, about=about)
+    return replace(about, sample=sample.source, sample_digest=sample.digest, notes=notes)

@@ -17,6 +17,10 @@ ModeName = Literal["eval", "train"]
 GateName = Literal["after-bn", "before-bn"]
 ScopeName = Literal["global", "layer"]
 RankName = Literal["auto", "score", "score-per-cost"]
+GranularityName = Literal["unit", "weight"]
+BaseName = Literal["whole", "prunable"]
+RuleName = Literal["exact", "two-sided"]
+InitName = Literal["auto", "keep", "xavier"]
 TakeName = Literal["auto", "last", "best"]
 
 
@@ -57,10 +61,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Importance:
-    """How the importance of units is measured."""
+    """How the importance of units, or of weights, is measured."""
 
     method: tuple[str, ...] = ("taylor-fo",)
     method_arg: tuple[str, ...] = ()
+    granularity: GranularityName = "unit"
     fallback: str | None = None
     preset: str | None = None
     score_bn: ModeName = "eval"
@@ -80,12 +85,53 @@ class Budget:
 
     keep: str | None = None
     target: str | None = None
+    ratio: str | None = None
+    """Of weights alone."""
     scope: ScopeName = "global"
     rank: RankName = "auto"
-    min_keep: str = "1"
+    min_keep: str | None = None
+    """None: one unit, or no weight."""
     round_to: int = 1
     ignore: tuple[str, ...] = ()
     keep_layer: tuple[str, ...] = ()
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is said how much stays."""
+        return any(each is not None for each in (self.keep, self.target, self.ratio))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How single weights are masked; nothing of it concerns units."""
+
+    score_batches: int | None = None
+    """None: as many as the method wants."""
+    ratio_base: BaseName = "whole"
+    mask_rule: RuleName = "exact"
+    pattern: str | None = None
+    prune_classifier: bool = False
+    no_collapse: bool = False
+    collapse_to_units: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """Whether there is a checkpoint to start from, or a new model."""
+
+    at_init: bool = False
+    init: InitName = "auto"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How the weights of a new model are drawn."""
+
+    init: InitName = "auto"
+
+    def as_start(self) -> Start:
+        """Return the same among all that may be said of the start."""
+        return Start(at_init=True, init=self.init)
 
 
 @dataclass(frozen=True)
@@ -174,15 +220,21 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How the importance of units is measured while a model trains."""
+    """How the importance of units is measured while a model trains, or of weights before."""
 
     method: tuple[str, ...] = ("taylor-fo",)
     method_arg: tuple[str, ...] = ()
+    granularity: GranularityName = "unit"
     preset: str | None = None
 
     def as_importance(self) -> Importance:
         """Return the same among all that may be said of importance."""
-        return Importance(method=self.method, method_arg=self.method_arg, preset=self.preset)
+        return Importance(
+            method=self.method,
+            method_arg=self.method_arg,
+            granularity=self.granularity,
+            preset=self.preset,
+        )
 
 
 @dataclass(frozen=True)
@@ -208,13 +260,109 @@ class TrainedFiles:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Which methods a sweep sets side by side."""
+
+    method: tuple[str, ...] = ()
+    """Names, several in one text with commas between; `NAME@layer` has a scope of its own."""
+    method_arg: tuple[str, ...] = ()
+    granularity: GranularityName = "unit"
+    fallback: str | None = None
+    score_bn: ModeName = "eval"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Which budgets a sweep goes through, how often, and what holds for all of them."""
+
+    keep: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    ratio: tuple[str, ...] = ()
+    seeds: int = 3
+    """How many, from the seed of the machine on."""
+    jobs: int = 1
+    scope: ScopeName = "global"
+    rank: RankName = "auto"
+    min_keep: str | None = None
+    round_to: int = 1
+    ignore: tuple[str, ...] = ()
+    keep_layer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweptWeights:
+    """How a sweep masks single weights."""
+
+    score_batches: int | None = None
+    ratio_base: BaseName = "whole"
+    mask_rule: RuleName = "exact"
+    prune_classifier: bool = False
+
+    def as_weights(self) -> Weights:
+        """Return the same among all that may be said of weights."""
+        return Weights(
+            score_batches=self.score_batches,
+            ratio_base=self.ratio_base,
+            mask_rule=self.mask_rule,
+            prune_classifier=self.prune_classifier,
+        )
+
+
+@dataclass(frozen=True)
+class SweptStart:
+    """What a sweep starts from; of each seed, the same for all methods."""
+
+    at_init: bool = False
+    init: Literal["keep", "xavier"] = "keep"
+
+    def as_start(self) -> Start:
+        """Return the same among all that may be said of the start."""
+        is_usual = not self.at_init and self.init == SweptStart.init
+        return Start() if is_usual else Start(self.at_init, self.init)
+
+
+@dataclass(frozen=True)
+class SweptRecipe(Recipe):
+    """How a sweep trains what it pruned: by default not at all."""
+
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class SweptFiles:
+    """What a sweep writes, and where."""
+
+    out: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class SweepChoices:
+    """Everything that `sweep` can be told."""
+
+    source: Source = Source()
+    samples: Samples = Samples()
+    start: SweptStart = SweptStart()
+    compared: Compared = Compared()
+    swept: Swept = Swept()
+    weights: SweptWeights = SweptWeights()
+    recovery: Recovery = Recovery()
+    recipe: SweptRecipe = SweptRecipe()
+    machine: Machine = Machine()
+    files: SweptFiles = SweptFiles()
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Choices:
     """Everything that `prune` can be told; `finetune` and `train` take part of it."""
 
     source: Source = Source()
     samples: Samples = Samples()
+    start: Start = Start()
     importance: Importance = Importance()
     budget: Budget = Budget()
+    weights: Weights = Weights()
     decision: Decision = Decision()
     recovery: Recovery = Recovery()
     machine: Machine = Machine()

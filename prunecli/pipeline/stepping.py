@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from prunecli.pipeline.deciding import check_prunable, constraints_of, limit_of
+from prunecli.pipeline.deciding import check_prunable
 from prunecli.pipeline.keeping import Job
+from prunecli.pipeline.limits import constraints_of, limit_of
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened, parents_of
 from prunecli.pipeline.running import Place
@@ -74,7 +75,8 @@ def run_schedule(
     notices = tuple(_notices(trained, plan))
     for notice in notices:
         listener.warn(notice.text)
-    return Cut(opened, plan, None, trained.model, trained.facts, notices)
+    masks = {name: mask.cpu() for name, mask in trained.training.result_masks.items()}
+    return Cut(opened, plan, None, trained.model, trained.facts, notices, masks=masks or None)
 
 
 def _notices(trained: Trained, plan: Plan | None) -> Iterator[Notice]:

@@ -59,6 +59,7 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
         course.stream.batch_count,
         job.opened.structure if job.schedule.info.prunes else None,
         scaler=GradScaler(place.device.type, enabled=course.autocast is torch.float16),
+        masks=job.opened.masks or {},
     )
     job.schedule.wishes = _with_means(job, training, course, place)
     with owned(job.folder), stopping_on_signals() as stop:

@@ -5,6 +5,7 @@ them down; the terminal's tables are made in cli/.
 """
 
 from prunecli.report.comparison import compare
+from prunecli.report.masks import mask_facts
 from prunecli.report.pictures import training_pictures
 from prunecli.report.text import to_csv, to_markdown
 from prunecli.report.values import (
@@ -13,6 +14,8 @@ from prunecli.report.values import (
     Environment,
     LayerChange,
     LayerFacts,
+    MaskedLayer,
+    MaskFacts,
     ModelFacts,
     Notice,
     OnnxCheck,
@@ -32,6 +35,8 @@ __all__ = [
     "Environment",
     "LayerChange",
     "LayerFacts",
+    "MaskFacts",
+    "MaskedLayer",
     "ModelFacts",
     "Notice",
     "OnnxCheck",
@@ -44,6 +49,7 @@ __all__ = [
     "TrainingFacts",
     "WrittenFile",
     "compare",
+    "mask_facts",
     "to_csv",
     "to_markdown",
     "training_pictures",

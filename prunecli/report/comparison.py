@@ -10,6 +10,7 @@ from prunecli.report.values import (
     Environment,
     LayerChange,
     LayerFacts,
+    MaskFacts,
     ModelFacts,
     Notice,
     OnnxCheck,
@@ -38,6 +39,7 @@ def compare(
     parity: Sequence[ParityCheck] = (),
     recovery: Recovery | None = None,
     training: TrainingFacts | None = None,
+    masks: MaskFacts | None = None,
     onnx: OnnxCheck | None = None,
     files: Sequence[WrittenFile] = (),
     settings: Mapping[str, Json] | None = None,
@@ -57,6 +59,7 @@ def compare(
         parity: The proofs that were run.
         recovery: What was done after the cut to win accuracy back.
         training: How the smaller model was trained.
+        masks: Which weights are zero in it.
         onnx: The check of the ONNX file, where there is one.
         files: What was written.
         settings: What was asked for.
@@ -66,7 +69,9 @@ def compare(
         environment: What it ran on.
     """
     layers = _match(before.layers, after.layers)
-    found = _notices(layers, (*before.not_counted, *after.not_counted), statistics_changed, random_data)
+    collapse = _collapse(masks) if masks is not None else ()
+    not_counted = (*before.not_counted, *after.not_counted)
+    found = _notices(layers, not_counted, statistics_changed, random_data, by_units=masks is None)
     return Report(
         title=title,
         layers=layers,
@@ -81,10 +86,11 @@ def compare(
         parity=tuple(parity),
         recovery=recovery,
         training=training,
+        masks=masks,
         onnx=onnx,
         files=tuple(files),
         settings=dict(settings or {}),
-        warnings=(*warnings, *found),
+        warnings=(*collapse, *warnings, *found),
         environment=environment,
     )
 
@@ -109,12 +115,24 @@ def _change(name: str, old: LayerFacts | None, new: LayerFacts | None) -> LayerC
     )
 
 
+def _collapse(masks: MaskFacts) -> tuple[Notice, ...]:
+    """Return the warning that should stand before all others: nothing passes through a layer."""
+    if not masks.collapsed:
+        return ()
+    names = _listed([name or "(root)" for name in masks.collapsed])
+    through = "them" if len(masks.collapsed) > 1 else "it"
+    text = f"No weight is left in {names}: nothing passes through {through}. "
+    return (Notice("collapse", f"{text}See `--min-keep`, `--scope layer` or `--no-collapse`."),)
+
+
 def _notices(
     layers: Iterable[LayerChange],
     not_counted: Iterable[str],
     statistics_changed: Sequence[str],
     random_data: bool,
+    by_units: bool,
 ) -> tuple[Notice, ...]:
+    """Return what is odd about the smaller model, with the option that helps where units were chosen."""
     cut = [
         layer
         for layer in layers
@@ -128,11 +146,16 @@ def _notices(
             Notice("random-data", "The samples are made up: scores and accuracy say nothing of real data.")
         )
     if thin:
-        text = f"Less than {COLLAPSE:.0%} of the units are left: {_names(thin)}. See `--min-keep`."
+        text = (
+            f"Less than {COLLAPSE:.0%} of the units are left: {_names(thin)}."
+            + " See `--min-keep`." * by_units
+        )
         notices.append(Notice("near-collapse", text))
     if odd:
         count = f"{len(odd)} of {len(cut)} widths cut"
-        text = f"{count} are no multiple of {HARDWARE_WIDTH}: {_names(odd)}. See `--round-to`."
+        text = (
+            f"{count} are no multiple of {HARDWARE_WIDTH}: {_names(odd)}." + " See `--round-to`." * by_units
+        )
         notices.append(Notice("odd-width", text))
     if statistics_changed:
         text = f"A normalisation or mean runs over units removed: {_listed(statistics_changed)}. Fine-tune."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
-from math import ceil, floor, isfinite, log10
+from itertools import groupby, zip_longest
+from math import ceil, floor, isfinite, log, log10
 
 WIDTH = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 176, 50, 44
@@ -38,6 +38,11 @@ class Line:
     points: tuple[tuple[float, float | None], ...]
     is_main: bool = False
     """Drawn in ink and thick: what the others are parts of."""
+    spreads: tuple[float | None, ...] = ()
+    """How far up and down each point scatters: a whisker there, and a dot at every point."""
+    colour: str | None = None
+    """Instead of one by its place among the lines."""
+    is_dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Chart:
     x_is_whole: bool = True
     is_share: bool = False
     """Whether y is a share of 1, to be written in percent."""
+    x_ticks: tuple[float, ...] = ()
+    """Where x is on a logarithmic scale: the places to name on it."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,13 @@ class _Axes:
     y: tuple[float, float]
     top: float
     height: float
+    is_log: bool = False
+    """Whether equal steps of x are equal factors."""
 
     def at_x(self, value: float) -> float:
         low, high = self.x
+        if self.is_log:
+            low, high, value = log(low), log(high), log(value)
         return _LEFT + (value - low) / (high - low) * (WIDTH - _LEFT - _RIGHT)
 
     def at_y(self, value: float) -> float:
@@ -132,21 +143,37 @@ class _Axes:
 
 def _panel(chart: Chart, top: float, height: float) -> Iterator[str]:
     points = [point for line in chart.lines for point in line.points if point[1] is not None]
-    xs, ys = [x for x, _ in points] or [0.0], [y for _, y in points if y is not None] or [0.0]
-    x_ticks = _ticks(min(xs), max(xs), 10, chart.x_is_whole)
+    xs = [x for x, _ in points] or [1.0 if chart.x_ticks else 0.0]
+    ys = [min(max(y, 0.0), 1.0) if chart.is_share else y for line in chart.lines for y in _reach(line)] or [
+        0.0
+    ]
+    x_ticks = chart.x_ticks or _ticks(min(xs), max(xs), 10, chart.x_is_whole)
     y_ticks = _ticks(min(ys), max(ys), 5, False)
-    x_low, x_high = min(xs), max(xs)
-    pad = (x_high - x_low) * 0.02 or 0.5
-    axes = _Axes((x_low - pad, x_high + pad), (y_ticks[0], y_ticks[-1]), top + _TOP, height)
+    axes = _Axes(_padded(xs, chart), (y_ticks[0], y_ticks[-1]), top + _TOP, height, bool(chart.x_ticks))
     yield f'<text class="pc-title" x="16" y="{_n(top + 24)}">{escape(chart.title)}</text>'
     yield from _grid(chart, axes, x_ticks, y_ticks)
     yield from _marks(chart.marks, axes)
     parts = [line for line in chart.lines if not line.is_main]
     for number, line in enumerate(chart.lines):
-        colour = "" if line.is_main else _hue(parts.index(line), len(parts))
+        colour = line.colour or ("" if line.is_main else _hue(parts.index(line), len(parts)))
         yield from _line(line, colour, axes)
-        if len(chart.lines) > 1:
+        if len(chart.lines) > 1 or line.colour:
             yield from _legend(line, colour, WIDTH - _RIGHT + 14, axes.top + 6 + _LEGEND_STEP * number)
+
+
+def _reach(line: Line) -> list[float]:
+    """Return the points of a line, and the ends of its whiskers."""
+    pairs = zip_longest((y for _, y in line.points), line.spreads)
+    return [y + side * (spread or 0) for y, spread in pairs if y is not None for side in (-1, 1)]
+
+
+def _padded(xs: Sequence[float], chart: Chart) -> tuple[float, float]:
+    low, high = min(xs), max(xs)
+    if chart.x_ticks:
+        factor = (high / low) ** 0.02 if high > low else 1.5
+        return low / factor, high * factor
+    pad = (high - low) * 0.02 or 0.5
+    return low - pad, high + pad
 
 
 def _grid(chart: Chart, axes: _Axes, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Iterator[str]:
@@ -161,7 +188,8 @@ def _grid(chart: Chart, axes: _Axes, x_ticks: Sequence[float], y_ticks: Sequence
     x_digits = _digits(x_ticks, 1)
     for tick in x_ticks:
         if axes.x[0] <= tick <= axes.x[1]:
-            yield _text(axes.at_x(tick), bottom + 16, f"{tick:.{x_digits}f}", "middle")
+            shown = f"{tick:g}" if axes.is_log else f"{tick:.{x_digits}f}"
+            yield _text(axes.at_x(tick), bottom + 16, shown, "middle")
     yield _text((_LEFT + right) / 2, bottom + 33, chart.x_label, "middle")
 
 
@@ -183,7 +211,11 @@ def _marks(marks: Sequence[Mark], axes: _Axes) -> Iterator[str]:
 
 def _line(line: Line, colour: str, axes: _Axes) -> Iterator[str]:
     look = 'class="pc-main" stroke-width="2.5"' if line.is_main else f'stroke="{colour}" stroke-width="1.6"'
+    look += ' stroke-dasharray="5 3"' if line.is_dashed else ""
     dot = 'class="pc-main-dot"' if line.is_main else f'fill="{colour}"'
+    for (x_value, y_value), spread in zip(line.points, line.spreads, strict=False):
+        if y_value is not None:
+            yield from _whisker(axes.at_x(x_value), y_value, spread, look, dot, axes)
     for is_there, piece in groupby(line.points, key=lambda point: point[1] is not None):
         if not is_there:
             continue
@@ -196,8 +228,18 @@ def _line(line: Line, colour: str, axes: _Axes) -> Iterator[str]:
             yield f'<polyline fill="none" {look} stroke-linejoin="round" points="{path}"/>'
 
 
+def _whisker(x: float, y: float, spread: float | None, look: str, dot: str, axes: _Axes) -> Iterator[str]:
+    """Yield a dot, and how far it scatters."""
+    if spread:
+        low, high = max(y - spread, axes.y[0]), min(y + spread, axes.y[1])
+        ends = f'y1="{_n(axes.at_y(low))}" y2="{_n(axes.at_y(high))}"'
+        yield f'<line {look.partition(" stroke-width")[0]} opacity="0.5" x1="{_n(x)}" x2="{_n(x)}" {ends}/>'
+    yield f'<circle {dot} cx="{_n(x)}" cy="{_n(axes.at_y(y))}" r="2.2"/>'
+
+
 def _legend(line: Line, colour: str, x: float, y: float) -> Iterator[str]:
     look = 'class="pc-main" stroke-width="2.5"' if line.is_main else f'stroke="{colour}" stroke-width="2"'
+    look += ' stroke-dasharray="5 3"' if line.is_dashed else ""
     yield f'<line {look} x1="{_n(x)}" x2="{_n(x + 16)}" y1="{_n(y)}" y2="{_n(y)}"/>'
     yield _text(x + 22, y + 4, _short(line.name), "start", full=line.name)
 

@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 
+from prunecli.report.masks import is_cut, mask_lines, weights_of
 from prunecli.report.numbers import human, human_bytes, percent
 from prunecli.report.training_text import figure_lines, phase_notes, phase_table, shows_layers, training_text
 from prunecli.report.values import Accuracy, LayerChange, OnnxCheck, ParityCheck, Recovery, Report
@@ -16,18 +17,27 @@ _MOST_CHARACTERS = 500_000  # a CI summary of more than 1 MiB is dropped whole
 _CSV_HEADER = (
     "layer", "type", "units_before", "units_after", "params_before", "params_after",
     "macs_before", "macs_after", "macs_share",
+    "weights_kept", "weights_size",
 )  # fmt: skip
 
 
 def to_csv(report: Report) -> str:
-    """Return one line per layer, with exact numbers; `macs_share` is the layer's part of the MACs left."""
+    """Return one line per layer, with exact numbers.
+
+    `macs_share` is the layer's part of the MACs left; `weights_kept` and `weights_size` are empty where a
+    layer has no masks.
+    """
+    masked = weights_of(report)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_HEADER)
     for layer in report.layers:
         units = (layer.units.before, layer.units.after) if layer.units else ("", "")
         numbers = (layer.params.before, layer.params.after, layer.macs.before, layer.macs.after)
-        writer.writerow((layer.name, layer.kind, *units, *numbers, f"{macs_share(layer, report):.6f}"))
+        share = f"{macs_share(layer, report):.6f}"
+        found = masked.get(layer.name)
+        weights = (found.kept, found.size) if found else ("", "")
+        writer.writerow((layer.name, layer.kind, *units, *numbers, share, *weights))
     return text.getvalue()
 
 
@@ -147,6 +157,8 @@ def _totals(report: Report) -> Iterator[str]:
 
 
 def _facts(report: Report) -> Iterator[str]:
+    for label, text in mask_lines(report):
+        yield f"{label}: {text if label == 'weights' else _cell(text)}" if label else text
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield f"accuracy: {accuracy}"
     if report.training:
@@ -176,15 +188,18 @@ def _phase_table(report: Report) -> Iterator[str]:
 
 
 def _layer_table(report: Report, layers: Sequence[LayerChange]) -> list[str]:
-    head = ["| layer | type | units | params | MACs | share |", "|---|---|---:|---:|---:|---:|"]
+    masked, has_units = weights_of(report), report.masks is None or is_cut(report)
+    titles = (*["units"] * has_units, *["weights", "left"] * bool(masked), "params", "MACs", "share")
+    head = [f"| layer | type | {' | '.join(titles)} |", "|---|---|" + "---:|" * len(titles)]
     rows = []
     for layer in layers:
-        units = f"{layer.units.after}/{layer.units.before}" if layer.units else ""
-        params = f"{human(layer.params.before)} → {human(layer.params.after)}"
-        macs = f"{human(layer.macs.before)} → {human(layer.macs.after)}"
-        name = _cell(layer.name or "(root)")
-        share = percent(macs_share(layer, report))
-        rows.append(f"| {name} | {_cell(layer.kind)} | {units} | {params} | {macs} | {share} |")
+        cells = [f"{layer.units.after}/{layer.units.before}" if layer.units else ""] if has_units else []
+        if masked:
+            found = masked.get(layer.name)
+            cells += [f"{found.kept}/{found.size}", percent(found.share)] if found else ["", ""]
+        cells += [f"{human(each.before)} → {human(each.after)}" for each in (layer.params, layer.macs)]
+        cells.append(percent(macs_share(layer, report)))
+        rows.append(f"| {_cell(layer.name or '(root)')} | {_cell(layer.kind)} | {' | '.join(cells)} |")
     return head + rows
 
 

@@ -68,9 +68,9 @@ def figure_lines(facts: TrainingFacts) -> Iterator[tuple[str, str]]:
 
 def shows_layers(report: Report) -> bool:
     """Say whether a table of layers has anything to show: not where a model was trained and nothing left."""
-    return report.training is None or any(
-        each.before != each.after for layer in report.layers for each in (layer.params, layer.macs)
-    )
+    if report.training is None or report.masks is not None:
+        return True
+    return any(each.before != each.after for layer in report.layers for each in (layer.params, layer.macs))
 
 
 def _share(value: float | None) -> str:

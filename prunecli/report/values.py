@@ -191,6 +191,53 @@ class WrittenFile:
 
 
 @dataclass(frozen=True)
+class MaskedLayer:
+    """How many weights of a layer are left, of those that can be pruned one by one."""
+
+    name: str
+    kept: int
+    size: int
+
+    @property
+    def share(self) -> float:
+        """What is left: kept / size; 1 where there was nothing."""
+        return self.kept / self.size if self.size else 1.0
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """Which weights are set to zero. The shapes of the model stay, and so do its params and MACs."""
+
+    layers: tuple[MaskedLayer, ...]
+    ratio: float | None
+    """The compression r that was asked for, where it was."""
+    effective_ratio: float | None
+    """r_e = n / n_left, with n of what `base` says; None where nothing is left."""
+    compression_error: float | None
+    """(r - r_e) / r: positive where too few weights went."""
+    base: str
+    """Of what n counts: all parameters (`whole`), or the prunable weights alone (`prunable`)."""
+    collapsed: tuple[str, ...]
+    """Layers of which nothing is left."""
+    macs: int
+    """Multiply-accumulates with weights that are left; what has no masks counts in full."""
+    pattern: str | None = None
+    """So many of each few neighbours stay, as in `2:4`."""
+    semi_structured: str | None = None
+    """What became of the check that kernels for such a pattern take the weights."""
+
+    @property
+    def kept(self) -> int:
+        """How many of the prunable weights are left."""
+        return sum(layer.kept for layer in self.layers)
+
+    @property
+    def size(self) -> int:
+        """How many prunable weights there are."""
+        return sum(layer.size for layer in self.layers)
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something the user should know. `kind` is for programs, `text` for people."""
 
@@ -219,6 +266,7 @@ class Report:
     parity: tuple[ParityCheck, ...] = ()
     recovery: Recovery | None = None
     training: TrainingFacts | None = None
+    masks: MaskFacts | None = None
     onnx: OnnxCheck | None = None
     files: tuple[WrittenFile, ...] = ()
     settings: Mapping[str, Json] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -65,14 +66,47 @@ def import_object(spec: ModelSpec, text: str, *, trust: bool = False) -> Factory
 def code_digest(spec: ModelSpec, text: str) -> str | None:
     """Return the SHA-256 of the file that holds what `text` names; None where none is known.
 
-    A module is found if it has been imported, as that of a factory is once its model is built.
+    What the file imports from its own folder counts too. A module is found if it has been imported, as that
+    of a factory is once its model is built.
     """
     reference = Reference.parse(text)
     if reference.kind is FactoryKind.FILE:
         path = spec.resolve(reference.place)
     else:
         path = Path(getattr(sys.modules.get(reference.place), "__file__", None) or "")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if not path.is_file():
+        return None
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _with_neighbours(path)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _with_neighbours(path: Path) -> list[Path]:
+    """Return a file, and those of its folder and below that it imports, and that these import."""
+    root, found = path.parent, [path]
+    for file in found:  # which grows meanwhile
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        for place in _imported(tree, root, file.parent):
+            files = (place.with_suffix(".py"), place / "__init__.py")
+            found += [each for each in files if each.is_file() and each not in found]
+    return found
+
+
+def _imported(tree: ast.AST, root: Path, here: Path) -> Iterator[Path]:
+    """Yield where the modules that code imports would lie, and the packages they are in; without suffix."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            start, names = root, [each.name.split(".") for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = (here, *here.parents)[node.level - 1] if node.level else root
+            module = node.module.split(".") if node.module else []
+            names = [[*module, each.name] for each in node.names]
+        else:
+            continue
+        for parts in names:
+            yield from (start.joinpath(*parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def call_factory(spec: ModelSpec, text: str, factory: Factory, args: Mapping[str, object]) -> Any:

@@ -8,17 +8,16 @@ from fractions import Fraction
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunecli.budget.amounts import rounded
 from prunecli.errors import NotPrunableError, UsageError
-from prunecli.graph.constraints import IS_OUTPUT
 from prunecli.graph.copying import named_tensors
-from prunecli.graph.structure import Role, Structure
 from prunecli.history import EpochRow
 from prunecli.strict_json import Json, from_plain, to_plain
 from prunecli.training.schedule import Schedule, schedule
 from prunecli.training.training import Phase, Training
+from prunecli.weights import Selection, prunable_weights
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,6 @@ class IterativeMagnitude(Schedule):
     rewind: Annotated[int, "Epochs of the first round whose weights are gone back to; 0: the start."] = 0
     classifier: Annotated[bool, "Prune the layers that the outputs come from too."] = False
 
-    masks: dict[str, Tensor] = field(default_factory=dict, init=False)
-    """Parameter -> True where a weight stays; empty in the first round."""
     start: dict[str, Tensor] = field(default_factory=dict, init=False)
     """Every parameter and buffer, as it is gone back to."""
     done: list[Round] = field(default_factory=list, init=False)
@@ -101,16 +98,10 @@ class IterativeMagnitude(Schedule):
         self.done.append(self._told(training))
         if len(self.done) > self.rounds:
             return None
-        self.masks = self._choose(training)
+        masks = self._choose(training)
         self._rewind(training)
+        training.set_masks(masks)
         return self._phase(training)
-
-    @torch.no_grad()
-    def before_step(self, training: Training) -> None:
-        """Let no gradient reach weights that are gone: with no memory of them, no optimizer moves them."""
-        for name, weight in self._pruned(training.model):
-            if weight.grad is not None:
-                weight.grad.masked_fill_(~self.masks[name], 0)
 
     def after_epoch(self, training: Training, row: EpochRow) -> EpochRow:
         """Remember what is gone back to, and how the round went."""
@@ -121,11 +112,8 @@ class IterativeMagnitude(Schedule):
         return row
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the masks, and what is gone back to."""
-        return {
-            **{f"mask.{name}": mask for name, mask in self.masks.items()},
-            **{f"start.{name}": tensor for name, tensor in self.start.items()},
-        }
+        """Return what is gone back to."""
+        return self.start
 
     def plain(self) -> dict[str, Json]:
         """Return how the rounds went."""
@@ -133,12 +121,8 @@ class IterativeMagnitude(Schedule):
 
     def load(self, training: Training, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Go on."""
-        parts: dict[str, dict[str, Tensor]] = {"mask": {}, "start": {}}
         on = {name: tensor.device for name, tensor in named_tensors(training.model).items()}
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition(".")
-            parts[kind][name] = tensor.to(on[name])
-        self.masks, self.start = parts["mask"], parts["start"]
+        self.start = {name: tensor.to(on[name]) for name, tensor in tensors.items()}
         self.done = [from_plain(Round, each) for each in plain["done"]]
 
     def facts(self, training: Training) -> dict[str, Json]:
@@ -153,37 +137,42 @@ class IterativeMagnitude(Schedule):
         assert training.structure is not None
         return prunable_weights(training.model, training.structure, self.classifier)
 
-    def _pruned(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-        return [(name, weight) for name, weight in model.named_parameters() if name in self.masks]
-
     def _remember(self, training: Training) -> None:
         self.start = {name: each.detach().clone() for name, each in named_tensors(training.model).items()}
 
     @torch.no_grad()
     def _rewind(self, training: Training) -> None:
-        """Set everything back, and the weights that are gone to zero."""
+        """Set everything back."""
         for name, tensor in named_tensors(training.model).items():
             tensor.copy_(self.start[name])
-        for name, weight in self._pruned(training.model):
-            weight.masked_fill_(~self.masks[name], 0)
         training.replace_model(training.model)
 
     def _choose(self, training: Training) -> dict[str, Tensor]:
         """Return the masks with the smallest of the weights left taken out."""
         parameters = dict(training.judged.named_parameters())
         weights = {name: parameters[name].detach() for name in self._names(training)}
-        left = self.masks or {name: torch.ones_like(each, dtype=torch.bool) for name, each in weights.items()}
+        left = self._left(training)
         count = sum(int(mask.sum()) for mask in left.values())
         goes = rounded(count * Fraction(repr(self.percent)) / 100)
         training.notes.append(f"{goes:,} of {count:,} weights left set to zero")
-        return without_smallest(weights, left, goes)
+        return {**training.masks, **without_smallest(weights, left, goes)}
+
+    def _left(self, training: Training) -> dict[str, Tensor]:
+        """Return which of the weights that may go are still there."""
+        parameters = dict(training.model.named_parameters())
+        return {
+            name: training.masks[name]
+            if name in training.masks
+            else torch.ones_like(parameters[name], dtype=torch.bool)
+            for name in self._names(training)
+        }
 
     def _told(self, training: Training) -> Round:
         """Return what is to be said of the round that has just ended."""
-        parameters = dict(training.model.named_parameters())
-        total = sum(parameters[name].numel() for name in self._names(training))
-        left = {name: int(mask.sum()) for name, mask in self.masks.items()}
-        weights = sum(left.values()) if left else total
+        masks = self._left(training)
+        total = sum(mask.numel() for mask in masks.values())
+        left = {name: int(mask.sum()) for name, mask in masks.items()}
+        weights = sum(left.values())
         collapsed = tuple(name for name, count in left.items() if count == 0)
         row = self.row
         if row is None:
@@ -199,28 +188,6 @@ class IterativeMagnitude(Schedule):
         )
 
 
-def prunable_weights(
-    model: nn.Module, structure: Structure, with_classifier: bool = False
-) -> tuple[str, ...]:
-    """Return the names of the weights of convolutions and linear layers, in the order of the model.
-
-    The classifier is what the outputs of the network come from: those layers that are the last before an
-    output, and those whose units could not be cut because they are outputs.
-    """
-    outputs = set(structure.outputs)
-    outputs |= {name for axis in structure.frozen if axis.reason == IS_OUTPUT for name in axis.tensors}
-    tables = {
-        f"{name}.weight".lstrip(".")
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-    }
-    return tuple(
-        name
-        for name, tensor in structure.parameters()
-        if tensor.role is Role.WEIGHT and name not in tables and (with_classifier or name not in outputs)
-    )
-
-
 def without_smallest(
     weights: Mapping[str, Tensor], left: Mapping[str, Tensor], count: int
 ) -> dict[str, Tensor]:
@@ -229,13 +196,6 @@ def without_smallest(
     >>> without_smallest({"a": torch.tensor([1.0, -2.0, 1.0])}, {"a": torch.tensor([True, True, True])}, 1)
     {'a': tensor([False,  True,  True])}
     """
-    sizes = [weights[name].abs().flatten()[left[name].flatten()] for name in weights]
-    order = torch.cat(sizes).argsort(stable=True)
-    stays = torch.ones(len(order), dtype=torch.bool, device=order.device)
-    stays[order[:count]] = False
-    masks = {}
-    for name, part in zip(weights, stays.split([len(each) for each in sizes]), strict=True):
-        mask = left[name].clone()
-        mask[left[name]] = part.to(mask.device)
-        masks[name] = mask
-    return masks
+    sizes = {name: weight.abs() for name, weight in weights.items()}
+    stay = sum(int(mask.sum()) for mask in left.values()) - count
+    return Selection().masks(sizes, stay, left)

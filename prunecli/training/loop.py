@@ -248,6 +248,7 @@ class _Step:
         optimizer, rate = training.optimising.optimizer, training.optimising.rate
         if training.phase.trains and is_sound:
             self.schedule.before_step(training)
+            training.mask_gradients()
             if training.recipe.clip is not None:
                 nn.utils.clip_grad_norm_(training.model.parameters(), training.recipe.clip)
             self.scaler.step(optimizer)

@@ -26,7 +26,7 @@ from prunecli.training.optimising import load_state, plain_state, state_tensors
 from prunecli.training.schedule import Schedule
 from prunecli.training.training import Phase, Place, Tally, Training
 
-VERSION = 1
+VERSION = 2
 _METADATA_KEY = "prunecli.run"
 
 
@@ -71,6 +71,7 @@ def to_bytes(training: Training, schedule: Schedule, settings: Mapping[str, Json
     for name, stays in training.kept.items():
         tensors[f"kept.{name}"] = torch.from_numpy(stays)
         tensors[f"present.{name}"] = torch.from_numpy(training.present[name])
+    tensors |= {f"mask.{name}": mask for name, mask in training.dense_masks.items()}
     tensors |= {f"schedule.{name}": tensor for name, tensor in schedule.tensors().items()}
     run = _Run(
         settings,
@@ -111,6 +112,7 @@ class SavedRun:
         training.place, training.tally, training.phase = run.place, run.tally, run.phase
         training.history, training.notes = list(run.history), list(run.notes)
         try:
+            training.set_masks(self._part("mask."))
             training.follow_average()
             kept, present = (self._masks(f"{kind}.") for kind in ("kept", "present"))
             training.resume_at(kept, present)

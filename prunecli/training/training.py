@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from prunecli.data import Evaluation
 from prunecli.errors import BudgetError
 from prunecli.graph.copying import clean_copy, named_tensors
-from prunecli.graph.cutting import cut, slice_tensor
+from prunecli.graph.cutting import cut, slice_masks, slice_tensor
 from prunecli.graph.restrict import restrict
 from prunecli.graph.structure import Kept, Structure
 from prunecli.history import EpochRow
@@ -82,6 +82,9 @@ class Training:
     Units are counted as in the dense model throughout: `kept` says which of them stay, `present` which
     of them are still there physically. Those in between are silenced: their entries in parameters are
     zero after every step, and so is what the optimizer remembers of them (METHODS 1.2).
+
+    Single weights may be masked besides: they are zero, no gradient reaches them, and the optimizer
+    remembers nothing of them, so that no step moves them, whatever its momentum and weight decay.
     """
 
     model: nn.Module
@@ -104,9 +107,11 @@ class Training:
     """Keeps small gradients of float16 from vanishing; off in other precisions."""
     evaluate: Callable[[nn.Module], Evaluation | None] = lambda model: None  # noqa: E731
     """Says how good a model is on test data, if there is any: for schedules that measure a cut."""
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameter -> a bool per weight of the model as it is now, True = keep; changed by `set_masks`."""
 
     def __post_init__(self) -> None:
-        """Start with all units."""
+        """Start with all units, and with zeros where the masks (of the dense model) say so."""
         widths = {group.name: group.width for group in self.structure.groups} if self.structure else {}
         self.kept: dict[str, NDArray[np.bool_]] = {
             name: np.ones(width, dtype=bool) for name, width in widths.items()
@@ -115,6 +120,7 @@ class Training:
         self.now = self.structure
         """The structure of the model as it is now."""
         self._silenced: list[tuple[str, int, Tensor]] = []
+        self.set_masks(self.masks)
 
     @property
     def judged(self) -> nn.Module:
@@ -128,6 +134,11 @@ class Training:
         if self.now is None or all(stays.all() for stays in local.values()):
             return self.judged
         return cut(self.judged, self.now, local)
+
+    @property
+    def result_masks(self) -> dict[str, Tensor]:
+        """The masks of the result."""
+        return self._masks_of(self.kept)
 
     @property
     def unit_count(self) -> int:
@@ -152,11 +163,38 @@ class Training:
             self.average = self._averaging(self.model)
 
     def replace_model(self, model: nn.Module) -> None:
-        """Go on with other weights in the same shapes, the optimizer's memory gone: begin a phase next."""
+        """Go on with other weights in the same shapes, the optimizer's memory gone: begin a phase next.
+
+        What is masked becomes zero in them.
+        """
         self.model = model
+        self._zero_masked()
         self.place.forget_best()
         if self.average is not None:
             self.average = self._averaging(model)
+
+    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Set weights to zero for good, and let all others go free that were masked before.
+
+        Args:
+            masks: Parameter -> a bool per weight of the dense model, True = keep.
+
+        Raises:
+            ValueError: A mask is of another shape than its parameter, or there is no such parameter.
+        """
+        own = named_tensors(self.model)
+        dense = self.structure.tensors if self.structure is not None else own
+        _check_shapes(masks, {name: tuple(tensor.shape) for name, tensor in dense.items()})
+        self.dense_masks = {name: mask.to(own[name].device) for name, mask in masks.items()}
+        self._fit_masks()
+        self._zero_masked()
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Let no gradient reach a masked weight: without a memory of it, no optimizer moves it."""
+        for name, parameter in self._masked(self.model):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(~self.masks[name], 0)
 
     def start_over(self, model: nn.Module, kept: Kept) -> None:
         """Go on with another dense model, of which `kept` (of all groups) stays: begin a phase next."""
@@ -168,6 +206,7 @@ class Training:
         self.now = self.structure
         if not all(stays.all() for stays in kept.values()):
             model, self.now = cut(model, self.structure, kept), restrict(self.structure, kept)
+        self._fit_masks()
         self.replace_model(model)
 
     def drop(self, kept: Kept) -> None:
@@ -205,6 +244,7 @@ class Training:
         self.now = restrict(structure, local)
         self.present = dict(self.kept)
         self._silenced = []
+        self._fit_masks()
 
     def local(self, kept: Kept) -> dict[str, NDArray[np.bool_]]:
         """Return the same choice, counted in the units that are present."""
@@ -264,6 +304,32 @@ class Training:
         if self.phase is not None:
             self._start_optimising()
 
+    def _masks_of(self, kept: Kept) -> dict[str, Tensor]:
+        """Return the masks over what these units leave of each parameter."""
+        if self.structure is None:
+            return self.dense_masks
+        return slice_masks(self.dense_masks, self.structure, kept)
+
+    def _fit_masks(self) -> None:
+        """Bring the masks to the units that are present."""
+        self.masks = self._masks_of(self.present)
+
+    def _masked(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+        return [(name, each) for name, each in model.named_parameters() if name in self.masks]
+
+    @torch.no_grad()
+    def _zero_masked(self) -> None:
+        """Set masked weights to zero, and what the optimizer and the average remember of them."""
+        models = [self.model, *([self.average.module] if self.average is not None else [])]
+        tensors: list[tuple[str, Tensor]] = []
+        for model in models:
+            tensors += self._masked(model)
+        if self.optimising is not None:
+            remembered = state_tensors(self.optimising.optimizer, self.model)
+            tensors += [(name, each) for name, _, each in remembered if each.ndim and name in self.masks]
+        for name, tensor in tensors:
+            tensor.masked_fill_(~self.masks[name], 0)
+
     def _start_optimising(self) -> None:
         assert self.phase is not None
         steps = -(-self.steps_per_epoch // self.recipe.accumulate)
@@ -287,3 +353,11 @@ class Training:
     def _averaging(self, model: nn.Module) -> AveragedModel:
         assert self.recipe.ema is not None
         return AveragedModel(clean_copy(model), multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema))
+
+
+def _check_shapes(masks: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Make sure that every mask has its parameter, in its shape."""
+    for name, mask in masks.items():
+        if shapes.get(name) != tuple(mask.shape):
+            found = f"is {list(shapes[name])}" if name in shapes else "is not there"
+            raise ValueError(f"the mask of `{name}` is {list(mask.shape)}, and the parameter {found}")

@@ -154,10 +154,10 @@ def check_semi_structured(model: nn.Module, masks: Masks, device: str = "cuda") 
     """
     skipped = _cannot_try(device)
     if skipped is not None:
-        return f"skipped: {skipped}"
+        return f"kernels not tried: {skipped}"
     weights = dict(_linear_weights(model, masks))
     if not weights:
-        return "skipped: no linear layer follows 2:4"
+        return "kernels not tried: no linear layer follows 2:4"
     refused = {name: reason for name, weight in weights.items() if (reason := _refusal(weight, device))}
     text = f"{len(weights) - len(refused)} of {len(weights)} linear layers accepted"
     if not refused:

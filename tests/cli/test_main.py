@@ -31,7 +31,7 @@ def prunecli(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     (
         (("prune", MLP, "--kep", "0.5"), 2, "No such option: --kep. Did you mean `--keep`?"),
         (("prone", MLP), 2, "No such command 'prone'. Did you mean 'prune'?"),
-        (("prune",), 2, "Missing argument 'CKPT'"),
+        (("prune",), 2, "Name a checkpoint, or say `--at-init --spec SPEC`"),
         (("prune", MLP, "--device", "gpu"), 2, "'gpu' is not one of 'auto', 'cpu', 'cuda', 'mps'"),
         (("prune", MLP), 2, "Say how much may stay: `--keep 0.5`"),
         (

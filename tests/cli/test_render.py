@@ -34,6 +34,7 @@ from prunecli.report import (
     TrainingFacts,
     WrittenFile,
     compare,
+    mask_facts,
     to_markdown,
 )
 
@@ -109,6 +110,35 @@ def test_report(width: int, golden: Callable[[str, str], None]) -> None:
     golden(f"report-{width}.txt", text)
     table = text.split("\n\n")[1]
     assert max(map(len, table.splitlines())) <= width
+
+
+def masked() -> Report:
+    """Return the report of a network that lost weights, all of those of one layer."""
+    facts = ModelFacts(layers(3072), 31_000_000)
+    counts = {"conv1.weight": (9408, 9408)} | {
+        f"{layer.name}.weight": (kept, 768 * 3072)
+        for layer, kept in zip(facts.layers[2::2], (173_012, 26_210, 0), strict=False)
+    }
+    return compare(
+        facts,
+        facts,
+        title="net.pt",
+        masks=mask_facts(counts, facts, ratio=8.0),
+        settings={"method": "snip", "budget": "ratio=8", "seed": 0},
+    )
+
+
+@pytest.mark.parametrize("width", (100, 80))
+def test_a_report_of_masks(width: int, golden: Callable[[str, str], None]) -> None:
+    text = printed(width, masked())
+    golden(f"report-masked-{width}.txt", text)
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_warning_of_a_collapse_is_loud() -> None:
+    stream = io.StringIO()
+    render_report(masked(), Console(file=stream, width=80, force_terminal=True, color_system="standard"))
+    assert "\x1b[1;31mwarning: \x1b[0m" in stream.getvalue()
 
 
 @pytest.mark.parametrize("width", (100, 80))

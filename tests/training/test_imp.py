@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from prunecli.data import Evaluation
 from prunecli.errors import NotPrunableError, UsageError
 from prunecli.recipe import Recipe
 from prunecli.training import Training, Wishes, train
-from prunecli.training.imp import IterativeMagnitude, prunable_weights, without_smallest
+from prunecli.training.imp import IterativeMagnitude, without_smallest
 from prunecli.training.optimising import make_optimising, state_tensors
+from prunecli.weights import prunable_weights
 from tests.training.small_runs import Mlp, Plan, Residual, Walker, make, structure_of, tensors_of
 
 RECIPE = Recipe(epochs=2, lr=0.05, weight_decay=1e-2)
@@ -121,7 +123,7 @@ def test_zeros_stay_zero_in_weights_and_in_memory(net: Any, recipe: str) -> None
         def tick(self, tick: Any) -> None:
             nonlocal met
             assert training.optimising is not None
-            for name, mask in schedule.masks.items():
+            for name, mask in training.masks.items():
                 weight = dict(training.model.named_parameters())[name]
                 assert not weight[~mask].any()
                 assert weight[mask].all()
@@ -130,8 +132,8 @@ def test_zeros_stay_zero_in_weights_and_in_memory(net: Any, recipe: str) -> None
                 )
                 met += int((~mask).sum())
             for name, key, tensor in state_tensors(training.optimising.optimizer, training.model):
-                if name in schedule.masks and tensor.ndim:
-                    assert not tensor[~schedule.masks[name]].any(), key
+                if name in training.masks and tensor.ndim:
+                    assert not tensor[~training.masks[name]].any(), key
 
     train(training, schedule, course, Looking())
     assert met
@@ -146,7 +148,7 @@ def test_it_goes_back_to_the_start_with_norms_and_a_new_optimizer() -> None:
         def epoch_over(self, training: Training, row: Any) -> None:
             if row.epoch in (2, 4, 6):  # the next round stands ready
                 for name, tensor in tensors_of(training.model).items():
-                    mask = schedule.masks.get(name)
+                    mask = training.masks.get(name)
                     assert torch.equal(tensor, start[name] if mask is None else start[name] * mask), name
                 assert training.optimising is not None
                 assert not training.optimising.optimizer.state
@@ -238,6 +240,18 @@ def test_embeddings_are_not_pruned() -> None:
 
     structure = find_groups(model.eval(), (torch.zeros(2, 2, dtype=torch.int64),))
     assert prunable_weights(model, structure) == ("2.weight",)
+
+
+def test_of_a_normalised_weight_only_the_direction_is_pruned() -> None:
+    from prunecli.graph.groups import find_groups
+
+    new, old = nn.utils.parametrizations.weight_norm, nn.utils.weight_norm
+    for normed, name in ((new, "0.parametrizations.weight.original1"), (old, "0.weight_v")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch says so of the old one
+            model = nn.Sequential(normed(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 3)).eval()
+        structure = find_groups(model, (torch.zeros(2, 4),))
+        assert prunable_weights(model, structure) == (name,)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def linears() -> tuple[nn.Module, dict[str, Tensor]]:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
 def test_without_a_gpu_it_says_so() -> None:
-    assert check_semi_structured(*linears()) == "skipped: no CUDA GPU"
+    assert check_semi_structured(*linears()) == "kernels not tried: no CUDA GPU"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -184,5 +184,5 @@ def test_what_kernels_say_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "off by 5.0e-01, and 1 more" in check_semi_structured(model, masks, "cpu")
     fake_gpu(monkeypatch, as_torch_does, (7, 5))
     assert check_semi_structured(model, masks, "cpu") == (
-        "skipped: Made-up GPU has compute capability 7.5, and 8.0 is needed"
+        "kernels not tried: Made-up GPU has compute capability 7.5, and 8.0 is needed"
     )

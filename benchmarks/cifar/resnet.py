@@ -32,17 +32,17 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Three stages of `blocks` blocks each: 3 for ResNet-20, 9 for ResNet-56."""
 
-    def __init__(self, blocks: int = 3) -> None:
+    def __init__(self, blocks: int = 3, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, 1, blocks)
         self.layer2 = _stage(16, 32, 2, blocks)
         self.layer3 = _stage(32, 64, 2, blocks)
-        self.linear = nn.Linear(64, 10)
+        self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ten logits per picture."""
+        """Return one logit per class and picture."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))

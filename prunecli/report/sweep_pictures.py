@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from prunecli.report.svg import Chart, Line, draw_lines
 from prunecli.report.sweep import Point, Spread, SweepReport, summarise
@@ -25,37 +26,48 @@ def sweep_picture(report: SweepReport) -> str:
 
 def _charts(report: SweepReport) -> Iterator[Chart]:
     points = summarise(report.rows)
+    methods = tuple(dict.fromkeys(point.method for point in points))
     asked = "compression asked for, r (log)"
     macs = "MACs of the dense model / MACs with what is left (log)"
     good: _Read = (lambda point: point.top1) if _any(points, "top1") else (lambda point: point.loss)
     title, is_share = ("Accuracy (top-1)", True) if _any(points, "top1") else ("Loss", False)
     if _any(points, "top1") or _any(points, "loss"):
         if report.granularity == "weight":
-            yield _chart(f"{title} by compression", points, lambda point: point.ratio, good, asked, is_share)
+            yield _chart(f"{title} by compression", points, _asked_for, good, asked, is_share, methods)
         else:
             params = "parameters of the dense model / parameters left (log)"
-            yield _chart(f"{title} by parameters", points, _params_saved, good, params, is_share)
-        yield _chart(
-            f"{title} by MACs", points, lambda point: _inverse(point.macs_left), good, macs, is_share
-        )
+            yield _chart(f"{title} by parameters", points, _params_saved, good, params, is_share, methods)
+        yield _chart(f"{title} by MACs", points, _macs_saved, good, macs, is_share, methods)
     else:
-        yield _chart(
-            "MACs left", points, lambda point: point.ratio, lambda point: point.macs_left, asked, True
-        )
+        yield _chart("MACs left", points, _asked_for, lambda point: point.macs_left, asked, True, methods)
     collapsing = {point.name for point in points if point.collapsed_layers}
     if collapsing:
         yield _chart(
             "Layers without any weight left",
             [point for point in points if point.name in collapsing],
-            lambda point: point.ratio,
-            lambda point: point.collapsed,
+            _asked_for,
+            _mean_collapsed,
             asked,
             False,
+            methods,
         )
+
+
+def _asked_for(point: Point) -> float:
+    return point.ratio
 
 
 def _params_saved(point: Point) -> float | None:
     return _inverse(point.params_left)
+
+
+def _macs_saved(point: Point) -> float | None:
+    return _inverse(point.macs_left)
+
+
+def _mean_collapsed(point: Point) -> Spread | None:
+    """Return the mean alone: a deviation of counts near zero would reach below it."""
+    return replace(point.collapsed, deviation=None) if point.collapsed is not None else None
 
 
 def _chart(
@@ -65,10 +77,10 @@ def _chart(
     read_y: _Read,
     x_label: str,
     is_share: bool,
+    methods: Sequence[str],
 ) -> Chart:
-    """Return a line per method, those named first that end highest."""
+    """Return a line per method, those named first that end highest; `methods` have a colour each."""
     lines = []
-    methods = list(dict.fromkeys(point.method for point in points))
     scopes = {name: sorted({p.scope for p in points if p.method == name}) for name in methods}
     for name in dict.fromkeys(point.name for point in points):
         own = [point for point in points if point.name == name]

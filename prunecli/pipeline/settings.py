@@ -1,6 +1,6 @@
 """What a user can choose, in groups, with the defaults. Plain values: no torch, no files opened.
 
-The command line describes each field as an option of the same name (cli/options.py); Python code passes
+The command line describes each field as an option of the same name (cli/panels.py); Python code passes
 the groups to the stories of this package.
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 
 from prunecli.errors import UsageError
-from prunecli.importance import Gate, find_method
+from prunecli.importance import Gate, Granularity, find_method
 from prunecli.importance.registry import Needs
 from prunecli.pipeline.presets import find_preset
 from prunecli.pipeline.scoring import ORACLE
@@ -35,6 +35,7 @@ def refuse_idle(choices: Choices, asked: Choices) -> None:
     """
     decision, recovery, given = choices.decision, choices.recovery, choices.given
     refuse_idle_granularity(choices)
+    _refuse_idle_sample(choices)
     if decision.apply is not None:
         _refuse(given, (*_SCORING, *_PLANNING), "beside `--apply`, which brings its own decision")
     if decision.scores is not None:
@@ -67,6 +68,14 @@ def refuse_idle_granularity(choices: Choices) -> None:
         _refuse(choices.given, names, "without `--granularity weight`", "Add that, or leave it out.")
 
 
+def _refuse_idle_sample(choices: Choices) -> None:
+    """Refuse options of a sample that nobody looks at when weights are scored."""
+    name = choices.importance.method[0]
+    if prunes_weights(choices.importance) and not find_method(name, Granularity.WEIGHT).needs_data:
+        of_sample = ("score_bn", "score_batches", "samples", "data")
+        _refuse(choices.given, of_sample, f"with `--method {name}`, which looks at no data")
+
+
 def refuse_idle_in_training(choices: Choices) -> None:
     """Refuse options of `train` that would do nothing.
 
@@ -76,6 +85,7 @@ def refuse_idle_in_training(choices: Choices) -> None:
     name = choices.directed.schedule
     refuse_idle_recipe(choices.recipe, choices.given)
     refuse_idle_granularity(choices)
+    _refuse_idle_sample(choices)
     _refuse_foreign_preset(choices, ("importance", "budget", "recipe", "samples", "directed"), "train")
     if prunes_weights(choices.importance):
         _refuse_pruning_schedule(name)

@@ -270,6 +270,10 @@ REFUSED = {
     "pattern and ratio": ({"weights": Weights(pattern="2:4")}, "`--pattern 2:4` says how many weights stay"),
     "start": ({"start": Start(at_init=True)}, "`--at-init` starts from a new model: leave out"),
     "init": ({"start": Start(init="xavier")}, "`--init xavier` is for new models"),
+    "idle for methods without data": (
+        {"given": frozenset({"score_bn"})},
+        "`--score-bn` does nothing with `--method magnitude`, which looks at no data",
+    ),
     "idle": ({"given": frozenset({"round_to"})}, "`--round-to` does nothing with `--granularity weight`"),
 }
 

@@ -12,6 +12,7 @@ import typer
 from prunecli import __version__
 from prunecli.cli import (
     compress_report,
+    doctor,
     export,
     finetune,
     inspect,
@@ -37,7 +38,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for file in (inspect, score, prune, finetune, train, sweep, export, methods, schedules, compress_report):
+for file in (
+    inspect,
+    score,
+    prune,
+    finetune,
+    train,
+    sweep,
+    export,
+    methods,
+    schedules,
+    compress_report,
+    doctor,
+):
     app.command(file.NAME, epilog=file.EXAMPLES)(file.command)
 
 

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from prunecli.cli.options import Shown, with_options
-from prunecli.cli.streams import write_result
+from prunecli.cli.streams import say, write_result
+from prunecli.errors import GateError, UsageError
 from prunecli.pipeline.settings import JudgedData, Machine, Source
 
 NAME = "compress-report"
 EXAMPLES = """Examples:
-  prunecli compress-report model.pt model.pruned.safetensors
+  prunecli compress-report model.pt model.pruned.safetensors --fail-if 'macs_ratio>0.55'
   prunecli compress-report model.pruned.json --format md --pictures pictures"""
 
 Before = Annotated[
@@ -32,6 +33,16 @@ Pictures = Annotated[
         show_default=False,
     ),
 ]
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Exit with 3 if a figure stands so, such as `macs_ratio>0.55` or `top1_drop>1.0`. Repeatable.",
+        metavar="FIGURE>NUMBER",
+        show_default=False,
+        rich_help_panel="Gates",
+    ),
+]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Only say what failed.", rich_help_panel="Gates")]
 Force = Annotated[bool, typer.Option("--force", help="Replace pictures that are there already.")]
 
 
@@ -45,12 +56,18 @@ def command(
     after: After = None,
     pictures: Pictures = None,
     force: Force = False,
+    fail_if: FailIf = None,
+    exit_zero: ExitZero = False,
 ) -> None:
     """Show what changed between two checkpoints: layers, params, MACs, size, accuracy."""
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import report_text
     from prunecli.pipeline.compress_report import compare_checkpoints, read_report, write_pictures
+    from prunecli.report.gates import check_gates, parse_gate
 
+    gates = [parse_gate(text) for text in fail_if or []]
+    if exit_zero and not gates:
+        raise UsageError("`--exit-zero` does nothing without `--fail-if`. Leave it out.")
     with reporting(shown) as reporter:
         if after is None:
             report = read_report(before)
@@ -59,4 +76,10 @@ def command(
         if pictures is not None:
             for path in write_pictures(report, pictures, force):
                 reporter.note(f"written: {path}")
+    verdicts = check_gates(report, gates)
     write_result(report_text(report, shown.style))
+    for verdict in verdicts:
+        say(verdict.text)
+    failed = sum(not verdict.holds for verdict in verdicts)
+    if failed and not exit_zero:
+        raise GateError(f"{failed} of {len(verdicts)} checks failed.")

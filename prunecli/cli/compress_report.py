@@ -43,6 +43,14 @@ FailIf = Annotated[
     ),
 ]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Only say what failed.", rich_help_panel="Gates")]
+GitHubSummary = Annotated[
+    bool,
+    typer.Option(
+        "--github-summary",
+        help="Add the report, and the checks, to the summary of a GitHub job.",
+        rich_help_panel="Gates",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace pictures that are there already.")]
 
 
@@ -58,16 +66,25 @@ def command(
     force: Force = False,
     fail_if: FailIf = None,
     exit_zero: ExitZero = False,
+    github_summary: GitHubSummary = False,
 ) -> None:
     """Show what changed between two checkpoints: layers, params, MACs, size, accuracy."""
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import report_text
-    from prunecli.pipeline.compress_report import compare_checkpoints, read_report, write_pictures
+    from prunecli.pipeline.compress_report import (
+        append_summary,
+        check_summary,
+        compare_checkpoints,
+        read_report,
+        write_pictures,
+    )
     from prunecli.report.gates import check_gates, parse_gate
 
     gates = [parse_gate(text) for text in fail_if or []]
     if exit_zero and not gates:
         raise UsageError("`--exit-zero` does nothing without `--fail-if`. Leave it out.")
+    if github_summary:
+        check_summary()
     with reporting(shown) as reporter:
         if after is None:
             report = read_report(before)
@@ -77,6 +94,8 @@ def command(
             for path in write_pictures(report, pictures, force):
                 reporter.note(f"written: {path}")
     verdicts = check_gates(report, gates)
+    if github_summary:
+        append_summary(report, [verdict.text for verdict in verdicts])
     write_result(report_text(report, shown.style))
     for verdict in verdicts:
         say(verdict.text)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from prunecli.costs import describe
-from prunecli.errors import CheckpointError, InputError, OutputError
+from prunecli.errors import CheckpointError, InputError, OutputError, UsageError
 from prunecli.export.files import write_files
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.measuring import Judge
@@ -22,9 +24,12 @@ from prunecli.report import (
     WrittenFile,
     compare,
     mask_facts,
+    to_markdown,
     training_pictures,
 )
 from prunecli.strict_json import FieldError, from_plain
+
+_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
 def read_report(path: str) -> Report:
@@ -62,6 +67,37 @@ def write_pictures(report: Report, folder: str, force: bool = False) -> tuple[Pa
         raise OutputError(f"`{taken}` is there already. Use `--force` to replace it, or name another folder.")
     write_files(contents, force)
     return tuple(contents)
+
+
+def check_summary() -> Path:
+    """Return the file that a GitHub job shows as its summary.
+
+    Raises:
+        UsageError: this is no such job.
+    """
+    path = os.environ.get(_SUMMARY)
+    if not path:
+        raise UsageError(
+            f"`--github-summary` adds to the file that `{_SUMMARY}` names, and it is not set here."
+        )
+    return Path(path)
+
+
+def append_summary(report: Report, checks: Sequence[str]) -> None:
+    """Add a report, with the checks on top, to the summary of a GitHub job.
+
+    Raises:
+        UsageError: this is no such job.
+        OutputError: the file cannot be written.
+    """
+    path = check_summary()
+    text = "".join(f"- {check}\n" for check in checks)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n{to_markdown(report)}\n" if text else f"{to_markdown(report)}\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"The summary of the job, `{path.name}`, cannot be written: {reason}.") from None
 
 
 def compare_checkpoints(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prunecli.cli.main import run
 from prunecli.errors import UsageError
-from prunecli.report import Accuracy, Change, LayerChange, Notice, Report, Totals
+from prunecli.report import Accuracy, Change, LayerChange, Notice, Report, Totals, to_markdown
 from prunecli.report.gates import check_gates, figures_of, parse_gate
 
 LAYER = LayerChange("conv1", "Conv2d", Change(16, 8), Change(160, 80), Change(1000, 400))
@@ -105,3 +105,22 @@ def test_the_command_says_each_check_and_exits_with_3(
     assert run([*asked, "--exit-zero"]) == 0
     assert run(["compress-report", str(path), "--exit-zero"]) == 2
     assert run(["compress-report", str(path), "--fail-if", "macs_ratio>0.5"]) == 0
+
+
+def test_the_summary_of_a_job_gets_the_checks_and_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, summary = tmp_path / "net.json", tmp_path / "summary.md"
+    path.write_text(REPORT.to_json(), encoding="utf-8")
+    summary.write_text("# Before\n", encoding="utf-8")
+    asked = ["compress-report", str(path), "--github-summary", "--fail-if", "macs_ratio>0.3"]
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    assert run(asked) == 2
+    assert "`GITHUB_STEP_SUMMARY` names, and it is not set here" in capsys.readouterr().err
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert run(asked) == 3
+    text = summary.read_text(encoding="utf-8")
+    assert text.startswith("# Before\n- FAILED: macs_ratio is 0.4; fails if macs_ratio>0.3\n")
+    assert to_markdown(REPORT) in text
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    assert run(asked) == 4

@@ -28,6 +28,7 @@ from prunecli.report import (
     training_pictures,
 )
 from prunecli.strict_json import FieldError, from_plain
+from prunecli.weights.masked import kept_counts
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -148,7 +149,7 @@ def _masks(opened: Opened, facts: ModelFacts) -> MaskFacts | None:
     asked = opened.record.method
     name, _, ratio = str(asked.get("budget", "")).partition("=")
     return mask_facts(
-        {name: (int(mask.sum()), mask.numel()) for name, mask in opened.masks.items()},
+        kept_counts(opened.masks),
         facts,
         ratio=float(ratio) if name == "ratio" and "granularity" in asked else None,
         base=str(asked.get("ratio_base", "whole")),

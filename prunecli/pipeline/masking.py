@@ -19,13 +19,13 @@ from prunecli.export.record import PrunedRecord
 from prunecli.graph.copying import clean_copy, named_tensors
 from prunecli.pipeline.limits import kept_layers
 from prunecli.pipeline.listener import Listener
-from prunecli.pipeline.opening import Opened, parents_of
+from prunecli.pipeline.opening import Opened, open_start, parents_of
 from prunecli.pipeline.presets import with_settings
 from prunecli.pipeline.running import Place
 from prunecli.pipeline.scoring import annotated
 from prunecli.pipeline.settings import Budget, Choices
 from prunecli.pipeline.telling import Cut
-from prunecli.pipeline.weighing import check_weighing, lending, looks_at_gradients, prunes_weights
+from prunecli.pipeline.weighing import check_weighing, lender_of, looks_at_gradients, prunes_weights
 from prunecli.plan import Scope
 from prunecli.report import Notice
 from prunecli.surgery import apply_plan
@@ -91,8 +91,8 @@ def decide_masks(opened: Opened, choices: Choices, place: Place, listener: Liste
         ScoreError: the model fails, or a score is not finite.
     """
     method = choices.importance.method[0]
-    with lending(opened, choices, method, place, listener) as (lender, sample):
-        masking = choose_masks(lender, budget_of(choices), selection_of(choices))
+    lender, sample = lender_of(opened, choices, method, place, listener)
+    masking = choose_masks(lender, budget_of(choices), selection_of(choices))
     masking = replace(masking, about=annotated(masking.about, sample, opened))
     if masking.collapsed and choices.weights.no_collapse:
         raise NotPrunableError(
@@ -196,6 +196,18 @@ def selection_of(choices: Choices) -> Selection:
 
 def _pattern(choices: Choices) -> Pattern | None:
     return Pattern.parse(choices.weights.pattern) if choices.weights.pattern is not None else None
+
+
+def open_asked(checkpoint: str | None, choices: Choices, listener: Listener) -> Opened:
+    """Open a checkpoint, or build a new model with the weights asked for.
+
+    Raises:
+        UsageError: both are wanted, or neither.
+        SpecError, CheckpointError: as in `open_model` and `open_new`.
+    """
+    start, seed = choices.start, choices.machine.seed
+    opened = open_start(checkpoint, choices.source, choices.samples, start, seed, listener)
+    return with_init(opened, choices) if start.at_init else opened
 
 
 def with_init(opened: Opened, choices: Choices) -> Opened:

@@ -14,8 +14,8 @@ from prunecli.pipeline.idle import refuse_idle
 from prunecli.pipeline.keeping import check_run
 from prunecli.pipeline.learning import with_learning
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.masking import mask_at_once, with_init, with_weight_settings
-from prunecli.pipeline.opening import Opened, check_start, open_start
+from prunecli.pipeline.masking import mask_at_once, open_asked, with_weight_settings
+from prunecli.pipeline.opening import check_start
 from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset
 from prunecli.pipeline.recovering import check_sample
@@ -69,7 +69,7 @@ def prune(checkpoint: str | None, choices: Choices | None = None, listener: List
     check_free(paths.wanted, choices.files.force)
     if choices.steps.are_wanted:
         check_run(paths.run, choices.run, choices.files.force)
-    opened = _open(checkpoint, choices, listener)
+    opened = open_asked(checkpoint, choices, listener)
     check_sample(opened, choices)
     with running_on(choices.machine, listener) as place:
         if choices.steps.are_wanted:
@@ -82,9 +82,3 @@ def prune(checkpoint: str | None, choices: Choices | None = None, listener: List
         )
     write_files(contents, choices.files.force)
     return Pruned(cut.smaller, cut.plan, report, tuple(contents))
-
-
-def _open(checkpoint: str | None, choices: Choices, listener: Listener) -> Opened:
-    start, seed = choices.start, choices.machine.seed
-    opened = open_start(checkpoint, choices.source, choices.samples, start, seed, listener)
-    return with_init(opened, choices) if start.at_init else opened

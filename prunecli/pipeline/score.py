@@ -61,8 +61,7 @@ def score(
     asked = importance
     importance = fill(asked, find_preset(asked.preset).get("importance", {}), given)
     if prunes_weights(importance):
-        usual = with_weight_settings(Choices(importance=importance, samples=samples, given=given))
-        importance, samples = usual.importance, usual.samples
+        importance = with_weight_settings(Choices(importance=importance, given=given)).importance
     study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
     check_importance(importance, study)
     refuse_idle_in_study(importance, asked, study, given)

@@ -17,6 +17,7 @@ from prunecli.pipeline.grounds import asked_ratio, digest_of_ground, settings_of
 from prunecli.pipeline.jobs import run_jobs
 from prunecli.pipeline.keeping import owned
 from prunecli.pipeline.listener import Listener, Silent
+from prunecli.pipeline.masking import open_asked
 from prunecli.pipeline.opening import Opened, check_start
 from prunecli.pipeline.paths import named_after
 from prunecli.pipeline.recovering import check_sample
@@ -29,7 +30,6 @@ from prunecli.pipeline.trials import (
     budget_text,
     find_outcome,
     forget_models,
-    open_trial,
     run_trial,
 )
 from prunecli.pipeline.versions import versions
@@ -142,7 +142,7 @@ def _stem(named: Path, files: SweptFiles) -> Path:
 def _plan(checkpoint: str | None, choices: SweepChoices, listener: Listener) -> _Plan:
     """Open everything once, so that what is missing shows before long work starts."""
     asked = asked_of(choices)
-    opened = open_trial(checkpoint, asked[0], listener)
+    opened = open_asked(checkpoint, asked[0], listener)
     _check_data(opened, asked)
     with running_on(choices.machine, listener) as place:
         device = place.device.type

@@ -39,6 +39,7 @@ from prunecli.spec import to_json_dict
 from prunecli.spec.rebase import rebase
 from prunecli.strict_json import Json, to_plain
 from prunecli.weights import Masking, Masks
+from prunecli.weights.masked import kept_counts
 
 _NOT_ASKED = ("method", "granularity", "notes", "fallbacks", "seed")
 """What is known of scores, but was not asked for, or is shown in another place."""
@@ -229,18 +230,14 @@ def _mask_facts(cut: Cut, checked: Checked, before: ModelFacts, after: ModelFact
     if cut.masking is not None:
         budget, pattern = cut.masking.budget, cut.masking.selection.pattern
         return mask_facts(
-            _counts(cut.masking.masks),
+            kept_counts(cut.masking.masks),
             before,
             ratio=float(budget.ratio) if budget.ratio > 1 else None,
             base=budget.base.value,
             pattern=pattern.text if pattern is not None else None,
             semi_structured=checked.semi_structured,
         )
-    return mask_facts(_counts(cut.masks), after) if cut.masks else None
-
-
-def _counts(masks: Masks) -> dict[str, tuple[int, int]]:
-    return {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}
+    return mask_facts(kept_counts(cut.masks), after) if cut.masks else None
 
 
 def _written(path: Path, content: bytes) -> WrittenFile:

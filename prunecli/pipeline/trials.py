@@ -24,9 +24,9 @@ from prunecli.pipeline.deciding import check_prunable, cut_at_once
 from prunecli.pipeline.keeping import STATE, Job
 from prunecli.pipeline.limits import limit_of
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.masking import decide_masks, with_init
+from prunecli.pipeline.masking import decide_masks, open_asked
 from prunecli.pipeline.measuring import Judge
-from prunecli.pipeline.opening import Opened, open_start
+from prunecli.pipeline.opening import Opened
 from prunecli.pipeline.recovering import recover
 from prunecli.pipeline.running import Place, running_on
 from prunecli.pipeline.scoring import measure_scores
@@ -39,7 +39,7 @@ from prunecli.report.sweep import TrialFigures
 from prunecli.strict_json import Json, from_plain, to_plain
 from prunecli.training import Wishes, build_schedule
 from prunecli.weights import prunable_weights
-from prunecli.weights.masked import with_masks
+from prunecli.weights.masked import kept_counts, with_masks
 
 _VERSION = 1
 _SPEED = ("workers", "distill")
@@ -175,15 +175,6 @@ def run_trial(trial: Trial, folder: Path, listener: Listener | None = None) -> O
     return outcome
 
 
-def open_trial(checkpoint: str | None, choices: Choices, listener: Listener) -> Opened:
-    """Open what a trial starts from; of the trials of one seed, the same model."""
-    at_init = choices.start.at_init
-    opened = open_start(
-        checkpoint, choices.source, choices.samples, choices.start, choices.machine.seed, listener
-    )
-    return with_init(opened, choices) if at_init else opened
-
-
 def forget_models() -> None:
     """Give back the memory of the model that the last trial ran on."""
     _bench.cache_clear()
@@ -235,7 +226,7 @@ def _bench(
     ground: str, checkpoint: str | None, source: Source, samples: Samples, start: Start, seed: int | None
 ) -> _Bench:
     choices = Choices(source=source, samples=samples, start=start, machine=Machine(seed=seed or 0))
-    return _Bench(open_trial(checkpoint, choices, Silent()), samples)
+    return _Bench(open_asked(checkpoint, choices, Silent()), samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,8 +266,9 @@ def _masked(bench: _Bench, trial: Trial, place: Place, listener: Listener) -> _L
     opened = bench.opened
     masking = decide_masks(opened, trial.choices, place, listener)
     model = with_masks(opened.model, masking.masks)
-    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masking.masks.items()}
-    found = mask_facts(counts, bench.facts, ratio=trial.ratio, base=masking.budget.base.value)
+    found = mask_facts(
+        kept_counts(masking.masks), bench.facts, ratio=trial.ratio, base=masking.budget.base.value
+    )
     figures = TrialFigures(
         Change(bench.facts.params, bench.facts.params - found.size + found.kept),
         Change(bench.facts.macs, found.macs),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -66,18 +64,17 @@ def measure_weights(
     found = {}
     names = dict.fromkeys((*choices.importance.method, *([against] if against else [])))
     for name in names:
-        with lending(opened, choices, name, place, listener) as (lender, sample):
-            scores, about = score_weights(lender)
+        lender, sample = lender_of(opened, choices, name, place, listener)
+        scores, about = score_weights(lender)
         flat = {weight: each.double().flatten() for weight, each in scores.items()}
         found[name] = Scores(annotated(about, sample, opened), flat)
     return found
 
 
-@contextmanager
-def lending(
+def lender_of(
     opened: Opened, choices: Choices, method: str, place: Place, listener: Listener
-) -> Iterator[tuple[Lender, Sample | None]]:
-    """Yield the model as a method may look at it, and the sample that it looks at.
+) -> tuple[Lender, Sample | None]:
+    """Return the model as a method may look at it, and the sample that it looks at.
 
     Raises:
         NotPrunableError: the model has no weights that can be pruned.
@@ -92,23 +89,21 @@ def lending(
         made = build_methods([method], arguments, WEIGHT)[method]
         sample = _open_sample(opened, choices, method, made, place, model)
     example = example_inputs(opened.spec, dtype=float_dtype(model))
-    yield (
-        Lender(
-            model,
-            opened.structure,
-            tree_map_only(Tensor, lambda each: each.to(place.device), example),
-            names,
-            method,
-            arguments,
-            Scored(sample.stream, loss_function(opened.spec), _batch_size(choices)) if sample else None,
-            opened.masks,
-            ScoreBN(choices.importance.score_bn),
-            choices.machine.seed,
-            parse_bytes(choices.machine.max_memory, "--max-memory"),
-            lambda stage, done, total: listener.progress(stage, done, total or None),
-        ),
-        sample,
+    lender = Lender(
+        model,
+        opened.structure,
+        tree_map_only(Tensor, lambda each: each.to(place.device), example),
+        names,
+        method,
+        arguments,
+        Scored(sample.stream, loss_function(opened.spec), _batch_size(choices)) if sample else None,
+        opened.masks,
+        ScoreBN(choices.importance.score_bn),
+        choices.machine.seed,
+        parse_bytes(choices.machine.max_memory, "--max-memory"),
+        lambda stage, done, total: listener.progress(stage, done, total or None),
     )
+    return lender, sample
 
 
 def _prunable(opened: Opened, choices: Choices) -> tuple[str, ...]:
@@ -127,7 +122,7 @@ def _arguments(importance: Importance, method: str) -> dict[str, str]:
     """Return those of the arguments that a method declares; others are for the methods beside it."""
     declared = find_method(method, WEIGHT).arguments
     given = arguments_of_method(importance)
-    return {name: value for name, value in given.items() if name in declared or len(importance.method) == 1}
+    return {name: value for name, value in given.items() if name in declared}
 
 
 def _open_sample(

@@ -14,6 +14,16 @@ def with_masks(model: nn.Module, masks: Masks) -> nn.Module:
     return copy_module(model, lambda name, tensor: _masked(tensor, masks.get(name)))
 
 
+def kept_counts(masks: Masks) -> dict[str, tuple[int, int]]:
+    """Return how many weights of each tensor stay, and how many there are.
+
+    >>> import torch
+    >>> kept_counts({"fc.weight": torch.tensor([[True, False, True]])})
+    {'fc.weight': (2, 3)}
+    """
+    return {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}
+
+
 def check_masked(model: nn.Module, masked: nn.Module, masks: Masks) -> None:
     """Make sure that `masked` is `model` with zeros where `masks` say so, and nothing else.
 

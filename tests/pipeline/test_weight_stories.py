@@ -237,6 +237,13 @@ def test_scores_of_weights(tmp_path: Path) -> None:
         )
 
 
+def test_arguments_are_for_the_method_that_has_them() -> None:
+    importance = Importance(("synflow",), ("steps=2",), granularity="weight")
+    scored = score(str(RESNET), importance=importance, study=Study("magnitude"))
+    assert scored.scores["synflow"].about.arguments == {"steps": 2}
+    assert scored.agreements[0].against == "magnitude"
+
+
 def test_a_wrong_mask_is_found_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

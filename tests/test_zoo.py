@@ -27,7 +27,7 @@ SMALL = {
 }
 """Name -> height and width of the pictures."""
 
-LEAST_SHARE = {"swin_transformer": 0.60, "maxvit": 0.60, "shufflenetv2": 0.98}
+LEAST_SHARE = {"shufflenetv2": 0.98}
 """Family -> how much of the parameters is in groups at least; other networks have all.
 
 Shuffling ties all channels of some ShuffleNet stages into a single unit, which cannot go.

@@ -20,6 +20,7 @@ from prunecli.export import rebuild
 from prunecli.export.record import FORMAT_VERSION, METADATA_KEY, PrunedRecord
 from prunecli.graph import twins
 from prunecli.spec import ModelSpec
+from prunecli.spec.hugging_face import without_code
 from prunecli.spec.model_spec import FactoryKind, Reference
 
 _HEAD = '''\
@@ -93,6 +94,14 @@ _FACTORIES = {
 
         return timm.create_model({name}{args})
     """,
+    FactoryKind.TRANSFORMERS: """
+        import transformers
+
+        found = getattr(transformers, {name})
+        config = found.config_class.from_dict({args})
+        config.use_cache = False
+        return found(config)
+    """,
     FactoryKind.MODULE: """
         found = importlib.import_module({place})
         for part in {name}.split("."):
@@ -135,7 +144,7 @@ def write_loader(record: PrunedRecord, spec: ModelSpec | None, file_name: str = 
             needs=f" `{_harmless(embedded.factory)}`" if embedded else " a factory for the dense network",
             example="" if embedded else "factory=make_dense_network",
             imports="".join(f"import {name}\n" for name in imports if name != "sys"),
-            more="import sys\n" if "sys" in imports else "",
+            more="".join(f"import {name}\n" for name in ("math", "sys") if f"{name}." in default + twin_text),
             functional=functional,
             names=names,
         ),
@@ -154,9 +163,10 @@ def write_loader(record: PrunedRecord, spec: ModelSpec | None, file_name: str = 
 
 def _may_embed(spec: ModelSpec) -> bool:
     """Say whether the call of the factory may be written into a file that somebody will run."""
-    if spec.may_run(spec.factory):
+    kind = Reference.parse(spec.factory).kind
+    if spec.may_run(spec.factory) or kind is FactoryKind.TRANSFORMERS:  # whose arguments are but numbers
         return True
-    return Reference.parse(spec.factory).kind in (FactoryKind.TORCHVISION, FactoryKind.TIMM) and not spec.args
+    return kind in (FactoryKind.TORCHVISION, FactoryKind.TIMM) and not spec.args
 
 
 def _default_factory(spec: ModelSpec | None) -> str:
@@ -168,6 +178,8 @@ def _default_factory(spec: ModelSpec | None) -> str:
         reference.place.replace("\\", "/").rpartition("/")[2] if reference.kind is FactoryKind.FILE else ""
     )
     args = _written(_arguments(spec, reference))
+    if reference.kind is FactoryKind.TRANSFORMERS:
+        args = repr(without_code(spec.args))
     body = _FACTORIES[reference.kind].format(
         name=_quoted(reference.name),
         place=_quoted(place or reference.place),
@@ -201,11 +213,16 @@ def _twins(record: PrunedRecord) -> tuple[str, str, str]:
         raise CheckpointError(
             f"The file rewrites modules as `{unknown[0]}`, which this prunecli does not know."
         )
-    classes = [twins.TWINS[name] for name in wanted]
+    classes = dict.fromkeys(base for name in wanted for base in _own_bases(twins.TWINS[name]))
     table = "TWINS = {" + ", ".join(f"{_quoted(name)}: {name}" for name in wanted) + "}"
     install = inspect.getsource(twins.install)
     text = "\n\n\n".join([*(inspect.getsource(twin).strip() for twin in classes), table, install.strip()])
     return "import torch.nn.functional as F\n", "Tensor, nn", text + "\n\n\nrewrite = install"
+
+
+def _own_bases(twin: type) -> list[type]:
+    """Return the classes that a twin is made of, those of torch left out, bases first."""
+    return [base for base in reversed(twin.__mro__) if base.__module__.startswith("prunecli.")]
 
 
 def _without_head(source: str) -> str:

@@ -7,6 +7,7 @@ the cut only through a mask over the entries of its parameters, which it carries
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from prunecli.graph.borrowing import run_without_noise
 from prunecli.graph.call import Call
 from prunecli.graph.constraints import Atoms, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import named_tensors
-from prunecli.graph.findings import label_arrays
+from prunecli.graph.findings import Tag, label_arrays
 from prunecli.graph.structure import Kept, Structure
 from prunecli.graph.trace import Args, Kwargs, run
 from prunecli.graph.tracer import Tracer
@@ -139,9 +140,23 @@ class _MaskedRun(Tracer):
         return run_without_noise(call.func, call.args, call.kwargs)
 
     def finish(self, call: Call) -> None:
+        if call.name == "bmm":
+            self._mask_both(call)
         reads_data = sum(call.flow(operand).from_data for operand in call.operands[:2]) == 2
         if call.name in STATISTICS or (call.name in CONTRACTIONS and reads_data):
             self._keep_only_what_stays(call)
+
+    def _mask_both(self, call: Call) -> None:
+        """Where one operand says which heads are gone, say so of the other too: it repeats shared keys."""
+        labels = [self.tag_of(tensor).labels for tensor in call.args]
+        masked = [each[0] for each in labels if self.masks.stays(each[0]) is not None]
+        if len(masked) != 1:
+            return
+        result = self.tag_of(call.out)
+        self._tags[call.out] = replace(result, labels=(masked[0], *result.labels[1:]))
+        call.args = tuple(tensor.view_as(tensor) for tensor in call.args)
+        for tensor, each in zip(call.args, labels, strict=True):
+            self._tags[tensor] = Tag((masked[0], *each[1:]))
 
     def _keep_only_what_stays(self, call: Call) -> None:
         """Compute the result again from the kept positions, and write it over the full one."""

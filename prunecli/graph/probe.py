@@ -24,6 +24,7 @@ from prunecli.graph.cutting import cut
 from prunecli.graph.findings import Path
 from prunecli.graph.outputs import tensors_in
 from prunecli.graph.solve import Solution, solve
+from prunecli.graph.source import line_of
 from prunecli.graph.structure import Group, Structure
 from prunecli.graph.trace import Args, Kwargs, Trace, run, run_training
 from prunecli.graph.tracer import OperationError, Tracer
@@ -85,11 +86,11 @@ class Prober:
         try:
             outputs = attempt.run(self.args, self.kwargs)
         except OperationError as error:
-            text = f"`{error.op}` fails once it is cut: {error.message}"
+            text = f"`{error.op}` fails once it is cut{_at(error)}: {error.message}"
             blamed = attempt.groups_of(error.operands) & frozenset(kept)
             return Failure(blamed, Reason(text, error.module, error.op))
         except Exception as error:  # an assertion or any other failure in the model's own code
-            text = f"the code of the model fails once it is cut: {_first_line(error)}"
+            text = f"the code of the model fails once it is cut{_at(error)}: {_first_line(error)}"
             return Failure(frozenset(), Reason(text, attempt.tracer.module))
         return attempt.verdict(outputs, self.trace.output_shapes)
 
@@ -215,8 +216,9 @@ def _spread_blame(prober: Prober, failure: Failure) -> dict[str, Reason]:
     """Freeze the groups named, and every group that plays the same part in the same kind of module."""
     structure = prober.draft.structure
     alone = frozenset(name for name in failure.groups if prober.try_cut([name]) is not None)
-    if len(failure.groups) > 1 and alone:  # an operation names all it was given, not all are at fault
-        failure = Failure(alone, failure.reason)
+    if not alone:  # what was cut along with them is at fault
+        return _search(prober, failure)
+    failure = Failure(alone, failure.reason)  # an operation names all it was given
     kinds = {_kind(prober.trace, structure.by_name[name]) for name in failure.groups}
     alike = [group.name for group in structure.groups if _kind(prober.trace, group) in kinds]
     suspects = [name for name in alike if name not in failure.groups]
@@ -264,8 +266,14 @@ def _failing(prober: Prober, names: list[str]) -> list[str]:
 
 
 def _kind(trace: Trace, group: Group) -> object:
-    """Groups are of one kind when the same sort of layers, by class and name, hold them in the same way."""
-    return frozenset(_sort_of(trace, member.tensor) + (member.dim,) for member in group.members)
+    """Groups are of one kind when the same sort of layers, by class and name, hold them in the same way.
+
+    Heads, which hold neighbouring positions, are of another kind than the places within each head.
+    """
+    return frozenset(
+        (*_sort_of(trace, member.tensor), member.dim, bool((member.units[:1] == member.units[1:2]).any()))
+        for member in group.members
+    )
 
 
 def _sort_of(trace: Trace, tensor: str) -> tuple[object, ...]:
@@ -275,8 +283,12 @@ def _sort_of(trace: Trace, tensor: str) -> tuple[object, ...]:
 
 
 def _ends(place: int, width: int) -> NDArray[np.bool_]:
-    """Keep all but one to four units at both ends; groups of equal width differ, so that mix-ups show."""
-    count = min(1 + place % 4, max(1, width // 3))
+    """Keep all but one to four units at both ends; groups of equal width differ, so that mix-ups show.
+
+    Of few units, four groups in a row lose different numbers of them here, or else in `_half`.
+    """
+    is_few = width <= _FEW
+    count = 1 + (place // 2 if is_few else place) % min(4, max(1, width // 2 if is_few else width // 3))
     stays = np.ones(width, dtype=bool)
     stays[: (count + 1) // 2] = False
     stays[width - count // 2 :] = False
@@ -332,6 +344,11 @@ def _alike(solution: Solution, left: Atoms, right: Atoms) -> bool:
 
 def _same_numbers(left: list[float], right: list[float]) -> bool:
     return len(left) == len(right) and np.allclose(left, right, rtol=1e-12, equal_nan=True)
+
+
+def _at(error: BaseException) -> str:
+    line = line_of(error)
+    return f", at {line}" if line else ""
 
 
 def _first_line(error: BaseException) -> str:

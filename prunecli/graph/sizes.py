@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from prunecli.graph.constraints import Atoms
 from prunecli.graph.structure import Axis, SizeAttribute
 from prunecli.graph.trace import Trace
+from prunecli.graph.twins import sizes_of
 
 AxisOf: TypeAlias = Callable[[Atoms], Axis | None]
 
@@ -28,29 +30,46 @@ KNOWN: Final[Sequence[tuple[tuple[type, ...], dict[str, tuple[str, int]]]]] = (
 )
 """Attributes of standard layers -> the tensor and dimension that they describe."""
 
+_COUNTING: Final = frozenset({"num", "n", "heads", "nhead", "nheads", "groups"})
+"""Words in the names of attributes that count heads or groups, unlike `attention_head_size`."""
+
 UNRELATED: Final = frozenset(
-    {"kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice"}
+    {
+        *(
+            "kernel_size",
+            "stride",
+            "padding",
+            "dilation",
+            "output_padding",
+            "_reversed_padding_repeated_twice",
+        ),
+        "num_key_value_groups",  # how many heads share keys and values; heads leave with all that share
+    }
 )
 
 
 def find_attributes(trace: Trace, axis_of: AxisOf) -> Iterator[SizeAttribute]:
     """Yield the attributes that must follow an axis.
 
-    Standard layers say which by name. Elsewhere an int (or an entry of a tuple or list of ints)
+    Standard layers and twins say which by name. Elsewhere an int (or an entry of a tuple or list of ints)
     follows an axis of that very length whose size some operation in the module was given.
     """
-    outer = {grid.rows.tobytes() for grid in trace.constraints.grids}
+    outer = np.zeros(trace.constraints.count, dtype=bool)
+    for grid in trace.constraints.grids:
+        outer[grid.rows] = True
     for name, module in trace.model.named_modules():
         candidates = _candidates(trace, name)
         known = _known(trace, name, module)
         if isinstance(module, _LAYER_NORMS):
             candidates = _candidates(trace, name, given_only=False)
+        stated = sizes_of(module)
         for attribute, entry, value in _ints(module):
+            if stated is not None and attribute not in stated:
+                continue
             if (attribute, entry) in known:
                 label: Atoms | None = known[attribute, entry]
             else:
-                owned = [label for label in candidates.get(value, []) if axis_of(label) is not None]
-                label = _best(owned, attribute, outer)
+                label = _best(candidates.get(value, []), attribute, outer, axis_of)
             axis = axis_of(label) if label is not None else None
             if axis is not None:
                 yield SizeAttribute(name, attribute, entry, axis)
@@ -80,10 +99,15 @@ def _candidates(trace: Trace, name: str, *, given_only: bool = True) -> dict[int
     return by_length
 
 
-def _best(labels: list[Atoms], attribute: str, outer: set[bytes]) -> Atoms | None:
-    """Choose among axes of equal length: a count of heads or groups is the outer part of a split."""
-    counts = any(word in attribute for word in ("num", "n_", "heads", "groups"))
-    ranked = sorted(labels, key=lambda label: (label.tobytes() in outer) is not counts)
+def _best(labels: list[Atoms], attribute: str, outer: NDArray[np.bool_], axis_of: AxisOf) -> Atoms | None:
+    """Choose among axes of equal length: a count of heads or groups is the outer part of a split.
+
+    Of those of the right kind, one that can be cut comes first; one that cannot still beats the wrong kind.
+    """
+    counts = not _COUNTING.isdisjoint(attribute.split("_"))
+    ranked = sorted(
+        labels, key=lambda label: (bool(outer[label].all()) is not counts, axis_of(label) is None)
+    )
     return ranked[0] if ranked else None
 
 

@@ -15,6 +15,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 
+from prunecli.graph.window_twins import (
+    SizedRelativePositionalMultiHeadAttention,
+    SizedShiftedWindowAttention,
+    SizedShiftedWindowAttentionV2,
+)
+
 
 class SizedMultiheadAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` that reads its sizes from `num_heads` and `head_dim`.
@@ -29,6 +35,10 @@ class SizedMultiheadAttention(nn.MultiheadAttention):
     def _qkv_same_embed_dim(self) -> bool:
         """False keeps the fused encoder kernel, which knows only dense sizes, from being chosen."""
         return False
+
+    def keep_dense_sizes(self) -> None:
+        """Note the scale of the dense heads."""
+        self.scale = self.head_dim**-0.5
 
     def forward(
         self,
@@ -99,16 +109,43 @@ class SizedMultiheadAttention(nn.MultiheadAttention):
         return F.dropout(weights, dropout, self.training) @ value, weights
 
 
-TWINS: Final[Mapping[str, type[nn.Module]]] = {"SizedMultiheadAttention": SizedMultiheadAttention}
+TWINS: Final[Mapping[str, type[nn.Module]]] = {
+    twin.__name__: twin
+    for twin in (
+        SizedMultiheadAttention,
+        SizedShiftedWindowAttention,
+        SizedShiftedWindowAttentionV2,
+        SizedRelativePositionalMultiHeadAttention,
+    )
+}
+"""Class name -> twin. `keep_dense_sizes` of a twin runs once, when it takes the place of a dense module."""
+
+_TWIN_OF: Final[Mapping[str, str]] = {
+    f"{nn.MultiheadAttention.__module__}.MultiheadAttention": "SizedMultiheadAttention",
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": "SizedShiftedWindowAttention",
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": "SizedShiftedWindowAttentionV2",
+    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (
+        "SizedRelativePositionalMultiHeadAttention"
+    ),
+}
+"""Full name of a class -> class name of its twin. Names, so that nothing is imported to look for them."""
 
 
 def find_rewritable(model: nn.Module) -> dict[str, str]:
     """Return the modules that a twin exists for: name -> class name of the twin."""
-    return {
-        name: "SizedMultiheadAttention"
-        for name, module in model.named_modules()
-        if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
-    }
+    found = {}
+    for name, module in model.named_modules():
+        twin = _TWIN_OF.get(f"{type(module).__module__}.{type(module).__qualname__}")
+        if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
+            continue
+        if twin is not None:
+            found[name] = twin
+    return found
+
+
+def sizes_of(module: nn.Module) -> tuple[str, ...] | None:
+    """Return the attributes of a twin that hold sizes, or None where nobody says which they are."""
+    return getattr(type(module), "SIZES", None) if type(module) in TWINS.values() else None
 
 
 @contextmanager
@@ -137,5 +174,4 @@ def install(model: nn.Module, rewritten: Mapping[str, str]) -> None:
     for name, twin in rewritten.items():
         module = model.get_submodule(name)
         module.__class__ = TWINS[twin]
-        if isinstance(module, SizedMultiheadAttention):
-            module.scale = module.head_dim**-0.5
+        module.keep_dense_sizes()  # type: ignore[operator]  # every twin has it

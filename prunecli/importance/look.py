@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from prunecli.data import main_output
 from prunecli.errors import ScoreError
 from prunecli.graph.calls import CallWatch, following
 from prunecli.graph.structure import CallKey, Group, Site, SiteKind
@@ -205,6 +206,7 @@ class Look:
         generator = torch.Generator().manual_seed(seed * 100_003 + self.number)
         total = {name: torch.zeros_like(gate[0], dtype=torch.float64) for name, gate in gates.items()}
         with self.gating(gates) as (watch, output):
+            output = main_output(output) if isinstance(output, Mapping) and output else output
             if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != samples:
                 found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ScoreError(f"{self.where}: expected logits [{samples}, classes], found {found}.")

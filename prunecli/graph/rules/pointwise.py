@@ -86,7 +86,10 @@ def _write(call: Call, target: Tensor, merged: list[Label], flow: Flow) -> None:
 
 
 def _flow_of_sum(call: Call) -> Flow:
-    """Adding a parameter to data makes that parameter a gate site: it is one more producer of the units."""
+    """Adding a parameter to data makes that parameter a gate site: it is one more producer of the units.
+
+    Not where no layer made the data: a bias on the scores of attention shifts them, and makes no head.
+    """
     flow = call.joined_flow()
     if not flow.from_data:
         return flow
@@ -99,4 +102,4 @@ def _flow_of_sum(call: Call) -> Flow:
     for operand in call.operands:
         if not call.flow(operand).from_data:
             call.set_role(operand, Role.OTHER)
-    return Flow(True, frozenset(), flow.open_sites | added)
+    return Flow(True, frozenset(), flow.open_sites | added if flow.open_sites else frozenset())

@@ -1,4 +1,4 @@
-"""nn.Module + one sample -> MACs and parameters, in all and per module.
+"""nn.Module + one sample -> MACs, parameters and activation memory, in all and per module.
 
 MACs come from torch's own FlopCounterMode, halved. The model runs on the meta device: no data, no
 memory. What the counter does not know is listed, never silently zero.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import re
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +61,11 @@ class Costs:
     parameter_bytes: int
     not_counted: tuple[str, ...]
     """Operations that multiply and add, but are unknown to torch's counter: `op at module (times)`."""
+    activation_bytes_of: Mapping[str, int]
+    """What a module puts out for one sample, all its calls together."""
+    peak_activation_bytes: int
+    """The most that intermediate tensors hold at one time: the inputs and parameters are not among them.
+    Attention counts as plain matrix products: fused kernels hold less."""
 
 
 def measure_costs(
@@ -91,6 +97,8 @@ def measure_costs(
             f"{op} at {name or 'the root'}" + (f" ({times} times)" if times > 1 else "")
             for (op, name), times in tally.unknown.items()
         ),
+        activation_bytes_of=dict(tally.activation_bytes),
+        peak_activation_bytes=tally.live.peak,
     )
 
 
@@ -101,13 +109,18 @@ def describe(
     costs = measure_costs(model, args, kwargs)
     layers = tuple(
         LayerFacts(
-            name, type(module).__name__, units, costs.params_of.get(name, 0), costs.macs_of.get(name, 0)
+            name,
+            type(module).__name__,
+            units,
+            costs.params_of.get(name, 0),
+            costs.macs_of.get(name, 0),
+            costs.activation_bytes_of.get(name),
         )
         for name, module in model.named_modules()
         if name in costs.params_of or name in costs.macs_of
         for units in (count_units(module),)
     )
-    return ModelFacts(layers, costs.parameter_bytes, costs.not_counted)
+    return ModelFacts(layers, costs.parameter_bytes, costs.not_counted, costs.peak_activation_bytes)
 
 
 def count_units(module: nn.Module) -> int | None:
@@ -138,18 +151,53 @@ def without_fast_paths() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
+class _Live:
+    """How many bytes intermediate tensors hold: tensors of one storage count once, until all are gone."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        self.now = self.peak = 0
+        self._users: Counter[int] = Counter()
+        self._known = {_storage(tensor) for tensor in known}
+
+    def see(self, made: Any) -> None:
+        """Take note of what an operation returned."""
+        for tensor in tree_leaves(made):
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+                continue
+            storage = _storage(tensor)
+            if storage in self._known:
+                continue
+            size = tensor.untyped_storage().nbytes()
+            self.now += 0 if self._users[storage] else size
+            self.peak = max(self.peak, self.now)
+            self._users[storage] += 1
+            weakref.finalize(tensor, self._forget, storage, size).atexit = False
+
+    def _forget(self, storage: int, size: int) -> None:
+        self._users[storage] -= 1
+        if not self._users[storage]:
+            del self._users[storage]
+            self.now -= size
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
 class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Runs on top of FlopCounterMode and books what each operation adds to the module that called it."""
 
     supports_higher_order_operators = True
 
-    def __init__(self, counter: FlopCounterMode, owners: Mapping[int, str]) -> None:
+    def __init__(self, counter: FlopCounterMode, owners: Mapping[int, str], known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.counter = counter
         self.owners = owners
         self.running = [""]
         self.macs: Counter[str] = Counter()
         self.unknown: Counter[tuple[str, str]] = Counter()
+        self.activation_bytes: Counter[str] = Counter()
+        self.live = _Live(known)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -157,6 +205,7 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         before = self.counter.get_total_flops()
         out = func(*args, **(kwargs or {}))
         macs = (self.counter.get_total_flops() - before) // 2
+        self.live.see(out)
         if macs:
             self.macs[self._payer(args)] += macs
         elif self._multiplies(func, args):
@@ -191,10 +240,12 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Ta
     """Run a copy once and count. The copy is used up: it gets hooks."""
     model.eval()
     counter = FlopCounterMode(display=False)
-    tally = _Tally(counter, {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()})
+    owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+    inputs = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    tally = _Tally(counter, owners, (*model.parameters(), *model.buffers(), *inputs))
     for name, module in model.named_modules():
         module.register_forward_pre_hook(partial(_enter, tally.running, name), prepend=True)
-        module.register_forward_hook(partial(_leave, tally.running), always_call=True)
+        module.register_forward_hook(partial(_leave, tally), always_call=True)
     with torch.no_grad(), without_fast_paths(), counter, tally:
         model(*args, **kwargs)
     return tally
@@ -213,8 +264,11 @@ def _enter(running: list[str], name: str, module: nn.Module, args: Any) -> None:
     running.append(name)
 
 
-def _leave(running: list[str], module: nn.Module, args: Any, output: Any) -> None:
-    running.pop()
+def _leave(tally: _Tally, module: nn.Module, args: Any, output: Any) -> None:
+    name = tally.running.pop()
+    tally.activation_bytes[name] += sum(
+        leaf.numel() * leaf.element_size() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)
+    )
 
 
 def _to_meta(values: Any) -> Any:

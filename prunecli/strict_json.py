@@ -6,10 +6,12 @@ another dataclass, or `Json` (anything that JSON can hold, kept as it is).
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from math import isfinite
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Json = Any
@@ -22,6 +24,39 @@ _SCALARS: dict[type, str] = {int: "an integer", float: "a number", str: "a text"
 
 class FieldError(ValueError):
     """A field of the JSON is not what its dataclass declares. The message names it."""
+
+
+class VersionError(ValueError):
+    """A text is not versioned JSON, or of a later version. The message is a whole sentence."""
+
+
+def read_versioned(text: str, newest: int, what: str, key: str = "version") -> dict[str, Json]:
+    """Parse a JSON object that says its version, and return the rest of it.
+
+    Args:
+        text: The JSON.
+        newest: The latest version that is known.
+        what: What to call the text in messages.
+        key: What its version is called.
+
+    Raises:
+        VersionError: it is no such object, or of a later version.
+
+    >>> read_versioned('{"version": 1, "title": "net"}', 2, "`net.json`")
+    {'title': 'net'}
+    """
+    try:
+        data = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError):
+        raise VersionError(f"{what} is not JSON.") from None
+    version = data.pop(key, None) if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
+        raise VersionError(f"{what} has no valid `{key}` number.")
+    if version > newest:
+        raise VersionError(
+            f"{what} has {key} {version}, but this prunecli reads up to {newest}. Update prunecli."
+        )
+    return dict(data)
 
 
 def to_plain(value: Any) -> Json:
@@ -102,6 +137,14 @@ def _read_scalar(hint: type, data: Json, where: str) -> Any:
         return float(data)
     _expect(type(data) is hint, where, data, _SCALARS[hint])
     return data
+
+
+def _finite(text: str) -> float:
+    """Read a number; NaN and infinities, which JSON does not have, are refused."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _expect(holds: bool, where: str, found: Json, expected: str) -> None:

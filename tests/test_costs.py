@@ -173,3 +173,33 @@ def test_known_networks_agree_with_the_published_figures(name: str, macs: float)
     with torch.device("meta"):
         model = models.get_model(name)
     assert measure_costs(model, [torch.zeros(1, 3, 224, 224)]).macs / 1e6 == pytest.approx(macs, abs=0.05)
+
+
+def test_activations_are_counted_per_layer_and_at_their_peak() -> None:
+    model = nn.Sequential(nn.Linear(10, 100), nn.ReLU(), nn.Linear(100, 5))
+    facts = describe(model, [torch.zeros(1, 10)])
+    assert [layer.activation_bytes for layer in facts.layers] == [400, 20]
+    assert facts.peak_activation_bytes == 800  # what the first layer put out, and what ReLU makes of it
+
+
+def test_a_residual_that_waits_adds_to_the_peak() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 100), nn.Linear(100, 100)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            waiting = self.first(x)
+            return waiting + self.second(waiting).relu_()
+
+    facts = describe(Block(), [torch.zeros(1, 8)])
+    assert facts.peak_activation_bytes == 3 * 400  # waiting, the second's, their sum
+
+
+def test_views_and_in_place_operations_hold_nothing_of_their_own() -> None:
+    class Views(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = x * 2
+            return made.view(-1).reshape(5, 2).t().add_(1)
+
+    assert describe(Views(), [torch.zeros(1, 10)]).peak_activation_bytes == 40

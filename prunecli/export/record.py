@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from prunecli.errors import CheckpointError
-from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+from prunecli.strict_json import FieldError, Json, VersionError, from_plain, read_versioned, to_plain
 
 METADATA_KEY = "prunecli"
 FORMAT_VERSION = 1
@@ -76,20 +76,11 @@ class PrunedRecord:
             CheckpointError: when it is no such JSON, or was written by a newer prunecli.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise CheckpointError(f"`{where}`: the `{METADATA_KEY}` metadata is not JSON.") from None
-        version = data.pop("format", None) if isinstance(data, dict) else None
-        if type(version) is not int or version < 1:
-            raise CheckpointError(f"`{where}`: the `{METADATA_KEY}` metadata has no valid `format` number.")
-        if version > FORMAT_VERSION:
-            raise CheckpointError(
-                f"`{where}` has format {version}, but this prunecli reads up to {FORMAT_VERSION}. "
-                "Update prunecli."
-            )
-        try:
-            record = from_plain(cls, data)
+            what = f"`{where}`: the `{METADATA_KEY}` metadata"
+            record = from_plain(cls, read_versioned(text, FORMAT_VERSION, what, key="format"))
             _check_sizes(record.attributes)
+        except VersionError as error:
+            raise CheckpointError(str(error)) from None
         except (FieldError, RecursionError) as error:
             raise CheckpointError(f"`{where}`: metadata field {error}.") from None
         return record

@@ -1,6 +1,7 @@
 """nn.Module -> ONNX, with a free batch size, checked and run in onnxruntime against PyTorch.
 
-The only file that imports onnx and onnxruntime. Nothing is written here: the bytes are handed back.
+Beside `from_onnx` and `onnx_facts`, the only file that imports onnx. Nothing is written here: the bytes are
+handed back.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def sweep(
         "json": report.to_json(),
         "csv": sweep_csv(report),
         "html": sweep_page(report),
-        "svg": sweep_picture(report),
+        "svg": sweep_picture(report.trade_off),
     }
     write_files({paths[kind]: text.encode() for kind, text in texts.items()}, choices.files.force)
     (folder / SO_FAR).unlink(missing_ok=True)

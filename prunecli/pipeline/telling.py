@@ -30,10 +30,12 @@ from prunecli.report import (
     ParityCheck,
     Recovery,
     Report,
+    ScoreFacts,
     TrainingFacts,
     WrittenFile,
     compare,
     mask_facts,
+    score_facts,
 )
 from prunecli.spec import to_json_dict
 from prunecli.spec.rebase import rebase
@@ -158,6 +160,7 @@ def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], devi
         recovery=checked.recovery,
         training=cut.training,
         onnx=checked.onnx,
+        scores=_score_facts(cut),
         files=[_written(path, content) for path, content in contents.items()],
         settings=settings_of(cut, checked.recovery),
         statistics_changed=[
@@ -223,6 +226,14 @@ def _asked_of_scores(about: Mapping[str, Json]) -> dict[str, Json]:
     """Return what of the scores was asked for, the sample first and the seed last."""
     rest = {name: value for name, value in about.items() if name not in _NOT_ASKED}
     return {"sample": about.get("sample"), **rest, "seed": about["seed"]}
+
+
+def _score_facts(cut: Cut) -> ScoreFacts | None:
+    """Return how the scores that the plan follows are spread; None where it follows none."""
+    if cut.scores is None or cut.plan is None:
+        return None
+    by_group = {name: values.numpy() for name, values in cut.scores.by_group.items()}
+    return score_facts(cut.scores.method, by_group, cut.plan.keep)
 
 
 def _mask_facts(cut: Cut, checked: Checked, before: ModelFacts, after: ModelFacts) -> MaskFacts | None:

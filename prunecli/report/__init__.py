@@ -5,13 +5,16 @@ them down; the terminal's tables are made in cli/.
 """
 
 from prunecli.report.comparison import compare
+from prunecli.report.distributions import ScoreFacts, score_facts
 from prunecli.report.masks import mask_facts
 from prunecli.report.pictures import training_pictures
 from prunecli.report.text import to_csv, to_markdown
 from prunecli.report.values import (
     Accuracy,
     Change,
+    ComparedModel,
     Environment,
+    LatencyFacts,
     LayerChange,
     LayerFacts,
     MaskedLayer,
@@ -24,6 +27,7 @@ from prunecli.report.values import (
     RecoveredLayer,
     Recovery,
     Report,
+    Timing,
     Totals,
     TrainingFacts,
     WrittenFile,
@@ -32,7 +36,9 @@ from prunecli.report.values import (
 __all__ = [
     "Accuracy",
     "Change",
+    "ComparedModel",
     "Environment",
+    "LatencyFacts",
     "LayerChange",
     "LayerFacts",
     "MaskFacts",
@@ -45,11 +51,14 @@ __all__ = [
     "RecoveredLayer",
     "Recovery",
     "Report",
+    "ScoreFacts",
+    "Timing",
     "Totals",
     "TrainingFacts",
     "WrittenFile",
     "compare",
     "mask_facts",
+    "score_facts",
     "to_csv",
     "to_markdown",
     "training_pictures",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from prunecli.report.distributions import ScoreFacts
+from prunecli.report.points import TradeOff
 from prunecli.report.values import (
     Accuracy,
     Change,
+    ComparedModel,
     Environment,
+    LatencyFacts,
     LayerChange,
     LayerFacts,
     MaskFacts,
@@ -41,6 +45,10 @@ def compare(
     training: TrainingFacts | None = None,
     masks: MaskFacts | None = None,
     onnx: OnnxCheck | None = None,
+    scores: ScoreFacts | None = None,
+    models: Sequence[ComparedModel] = (),
+    latency: LatencyFacts | None = None,
+    trade_off: TradeOff | None = None,
     files: Sequence[WrittenFile] = (),
     settings: Mapping[str, Json] | None = None,
     statistics_changed: Sequence[str] = (),
@@ -61,6 +69,10 @@ def compare(
         training: How the smaller model was trained.
         masks: Which weights are zero in it.
         onnx: The check of the ONNX file, where there is one.
+        scores: What the units were ranked by.
+        models: The files compared, from the dense one to the smallest.
+        latency: How the models were timed.
+        trade_off: What a sweep found.
         files: What was written.
         settings: What was asked for.
         statistics_changed: Layers that normalise over the units removed.
@@ -80,6 +92,8 @@ def compare(
             macs=Change(before.macs, after.macs),
             parameter_bytes=Change(before.parameter_bytes, after.parameter_bytes),
             units=units,
+            file_bytes=Change(models[0].file_bytes, models[-1].file_bytes) if models else None,
+            peak_activation_bytes=_known_change(before.peak_activation_bytes, after.peak_activation_bytes),
         ),
         accuracy_before=accuracy[0],
         accuracy_after=accuracy[1],
@@ -88,6 +102,10 @@ def compare(
         training=training,
         masks=masks,
         onnx=onnx,
+        scores=scores,
+        models=tuple(models),
+        latency=latency,
+        trade_off=trade_off,
         files=tuple(files),
         settings=dict(settings or {}),
         warnings=(*collapse, *warnings, *found),
@@ -105,14 +123,21 @@ def _match(before: Iterable[LayerFacts], after: Iterable[LayerFacts]) -> tuple[L
 def _change(name: str, old: LayerFacts | None, new: LayerFacts | None) -> LayerChange:
     known = old or new
     assert known is not None
-    width = (old.units if old else 0, new.units if new else 0)
+    is_folded = old is not None and new is None and not old.macs  # into its neighbour, as exporters do
     return LayerChange(
         name=name,
         kind=known.kind,
-        units=Change(width[0], width[1]) if width[0] is not None and width[1] is not None else None,
+        units=None if is_folded else _known_change(old.units if old else 0, new.units if new else 0),
         params=Change(old.params if old else 0, new.params if new else 0),
         macs=Change(old.macs if old else 0, new.macs if new else 0),
+        activation_bytes=None
+        if is_folded
+        else _known_change(old.activation_bytes if old else 0, new.activation_bytes if new else 0),
     )
+
+
+def _known_change(old: int | None, new: int | None) -> Change | None:
+    return Change(old, new) if old is not None and new is not None else None
 
 
 def _collapse(masks: MaskFacts) -> tuple[Notice, ...]:

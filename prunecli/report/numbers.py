@@ -33,6 +33,15 @@ def percent(share: float) -> str:
     return "100%" if text == "100.0%" else text
 
 
+def milliseconds(time: float) -> str:
+    """Write a time that is given in milliseconds.
+
+    >>> milliseconds(0.01234), milliseconds(999.6), milliseconds(12_345.6)
+    ('0.0123 ms', '1,000 ms', '12,346 ms')
+    """
+    return f"{time:,.0f} ms" if time >= 999.5 else f"{time:.3g} ms"
+
+
 def _scaled(number: int, units: Sequence[str], gap: str) -> str:
     if abs(number) < 1000:
         return f"{number}{gap}{units[0]}".rstrip()

@@ -17,15 +17,19 @@ _HEAD, _CELL, _ROW = 70, 92, 22
 _LETTER = 6.2
 """Roughly how wide a letter of the small text is."""
 
-_STYLE = """<style>
+RULES = """
 .pc-ground{fill:#fcfcfb}.pc-title{fill:#0b0b0b;font-size:14px;font-weight:600}.pc-text{fill:#52514e;font-size:11px}
 .pc-grid{stroke:#e6e5df}.pc-axis{stroke:#a8a69d}.pc-mark{stroke:#a8a69d;stroke-dasharray:3 3}
 .pc-main{stroke:#0b0b0b}.pc-main-dot{fill:#0b0b0b}
-@media (prefers-color-scheme:dark){.pc-ground{fill:#1a1a19}.pc-title{fill:#fff}.pc-text{fill:#c3c2b7}
-.pc-grid{stroke:#333330}.pc-axis,.pc-mark{stroke:#77756d}.pc-main{stroke:#fff}.pc-main-dot{fill:#fff}}
-</style>"""
+@media screen and (prefers-color-scheme:dark){.pc-ground{fill:#1a1a19}.pc-title{fill:#fff}
+.pc-text{fill:#c3c2b7}.pc-grid{stroke:#333330}.pc-axis,.pc-mark{stroke:#77756d}.pc-main{stroke:#fff}
+.pc-main-dot{fill:#fff}}
+"""
+"""How the parts of a picture look; on paper always as on a light ground."""
 _HUES = ("#2a78d6", "#8a5bd0", "#c8478f", "#d9603b", "#b88a12")
 """From the first line to the last; all stand out on both grounds."""
+_TOLD = 160
+"""How many letters of a long name are told on hovering."""
 _PALE, _DEEP = (0xE3, 0xED, 0xFA), (0x17, 0x4F, 0x96)
 """The ends of a heat map's scale."""
 
@@ -92,18 +96,18 @@ def draw_lines(charts: Sequence[Chart]) -> str:
 
 def draw_heat_map(heat: HeatMap) -> str:
     """Return a table of coloured cells with their numbers, and the scale."""
-    left = 24 + _LETTER * max((len(_short(row)) for row in heat.rows), default=0)
+    left = 24 + _LETTER * max((len(shorten(row)) for row in heat.rows), default=0)
     found = [value for row in heat.values for value in row if value is not None]
     low, high = (floor(min(found, default=0) * 10) / 10, ceil(max(found, default=1) * 10) / 10)
     high = high if high > low else low + 0.1
     width = max(left + _CELL * len(heat.columns) + 24, 400)
-    parts = [f'<text class="pc-title" x="16" y="24">{escape(heat.title)}</text>']
+    parts = [f'<text class="pc-title" x="16" y="24">{harmless(heat.title)}</text>']
     parts += _scale(44, low, high)
     for column, name in enumerate(heat.columns):
         parts.append(_text(left + _CELL * (column + 0.5), _HEAD + 8, name, "middle"))
     for number, (row, values) in enumerate(zip(heat.rows, heat.values, strict=True)):
         y = _HEAD + 18 + _ROW * number
-        parts.append(_text(left - 8, y + 15, _short(row), "end", full=row))
+        parts.append(_text(left - 8, y + 15, shorten(row), "end", full=row))
         for column, value in enumerate(values):
             if value is not None:
                 where = f"{row}, {heat.columns[column]}: {value:.4f}"
@@ -111,12 +115,38 @@ def draw_heat_map(heat: HeatMap) -> str:
     return _svg(width, _HEAD + 18 + _ROW * len(heat.rows) + 18, heat.title, parts)
 
 
+def harmless(text: str) -> str:
+    r"""Escape a text for XML and HTML: names may come from anywhere, and control characters are no text.
+
+    >>> harmless("<b>\x1b[31m")
+    '&lt;b&gt; [31m'
+    """
+    return escape(text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text))
+
+
+def inline(picture: str) -> str:
+    """Return a picture as a part of a page that has `RULES` already."""
+    return picture.replace(f"<style>{RULES}</style>\n", "", 1)
+
+
+def shorten(name: str, most: int = 22) -> str:
+    """Leave out the middle of a long name.
+
+    >>> shorten("features.denseblock4.denselayer16.conv1", 16)
+    'feature\N{HORIZONTAL ELLIPSIS}16.conv1'
+    """
+    if len(name) <= most:
+        return name
+    half = (most - 1) // 2
+    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-(most - 1 - half) :]}"
+
+
 def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
     size = f'width="{_n(width)}" height="{_n(height)}" viewBox="0 0 {_n(width)} {_n(height)}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(label)}" '
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{harmless(label)}" '
     font = 'font-family="system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif">'
     ground = f'<rect class="pc-ground" width="{_n(width)}" height="{_n(height)}"/>'
-    return "\n".join((head + font, _STYLE, ground, *parts, "</svg>")) + "\n"
+    return "\n".join((head + font, f"<style>{RULES}</style>", ground, *parts, "</svg>")) + "\n"
 
 
 @dataclass(frozen=True)
@@ -147,10 +177,10 @@ def _panel(chart: Chart, top: float, height: float) -> Iterator[str]:
     ys = [min(max(y, 0.0), 1.0) if chart.is_share else y for line in chart.lines for y in _reach(line)] or [
         0.0
     ]
-    x_ticks = chart.x_ticks or _ticks(min(xs), max(xs), 10, chart.x_is_whole)
-    y_ticks = _ticks(min(ys), max(ys), 5, False)
+    x_ticks = chart.x_ticks or round_numbers(min(xs), max(xs), 10, chart.x_is_whole)
+    y_ticks = round_numbers(min(ys), max(ys), 5, False)
     axes = _Axes(_padded(xs, chart), (y_ticks[0], y_ticks[-1]), top + _TOP, height, bool(chart.x_ticks))
-    yield f'<text class="pc-title" x="16" y="{_n(top + 24)}">{escape(chart.title)}</text>'
+    yield f'<text class="pc-title" x="16" y="{_n(top + 24)}">{harmless(chart.title)}</text>'
     yield from _grid(chart, axes, x_ticks, y_ticks)
     yield from _marks(chart.marks, axes)
     parts = [line for line in chart.lines if not line.is_main]
@@ -241,7 +271,7 @@ def _legend(line: Line, colour: str, x: float, y: float) -> Iterator[str]:
     look = 'class="pc-main" stroke-width="2.5"' if line.is_main else f'stroke="{colour}" stroke-width="2"'
     look += ' stroke-dasharray="5 3"' if line.is_dashed else ""
     yield f'<line {look} x1="{_n(x)}" x2="{_n(x + 16)}" y1="{_n(y)}" y2="{_n(y)}"/>'
-    yield _text(x + 22, y + 4, _short(line.name), "start", full=line.name)
+    yield _text(x + 22, y + 4, shorten(line.name), "start", full=line.name)
 
 
 def _scale(x: float, low: float, high: float) -> Iterator[str]:
@@ -256,7 +286,7 @@ def _cell(x: float, y: float, value: float, share: float, where: str) -> Iterato
     size = f'width="{_CELL - 2}" height="{_ROW - 2}"'
     yield (
         f'<rect x="{_n(x + 1)}" y="{_n(y + 1)}" {size} rx="2" fill="{_shade(share)}">'
-        f"<title>{escape(where)}</title></rect>"
+        f"<title>{harmless(where)}</title></rect>"
     )
     yield (
         f'<text x="{_n(x + _CELL / 2)}" y="{_n(y + 15)}" text-anchor="middle" font-size="11" '
@@ -265,15 +295,15 @@ def _cell(x: float, y: float, value: float, share: float, where: str) -> Iterato
 
 
 def _text(x: float, y: float, text: str, anchor: str, full: str | None = None) -> str:
-    title = f"<title>{escape(full)}</title>" if full is not None and full != text else ""
+    title = f"<title>{harmless(shorten(full, _TOLD))}</title>" if full is not None and full != text else ""
     place = f'x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"'
-    return f'<text class="pc-text" {place}>{title}{escape(text)}</text>'
+    return f'<text class="pc-text" {place}>{title}{harmless(text)}</text>'
 
 
-def _ticks(low: float, high: float, most: int, is_whole: bool) -> list[float]:
+def round_numbers(low: float, high: float, most: int, is_whole: bool) -> list[float]:
     """Return round numbers from at most `low` to at least `high`, about `most` of them.
 
-    >>> _ticks(0.31, 0.52, 5, False)
+    >>> round_numbers(0.31, 0.52, 5, False)
     [0.3, 0.35, 0.4, 0.45, 0.5, 0.55]
     """
     if not (isfinite(low) and isfinite(high)):
@@ -317,18 +347,6 @@ def _shade(share: float) -> str:
 def _between(start: Sequence[int], end: Sequence[int], share: float) -> str:
     mixed = (round(a + (b - a) * share) for a, b in zip(start, end, strict=True))
     return "#" + "".join(f"{part:02x}" for part in mixed)
-
-
-def _short(name: str, most: int = 22) -> str:
-    """Leave out the middle of a long name.
-
-    >>> _short("features.denseblock4.denselayer16.conv1", 16)
-    'feature\N{HORIZONTAL ELLIPSIS}16.conv1'
-    """
-    if len(name) <= most:
-        return name
-    half = (most - 1) // 2
-    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-(most - 1 - half) :]}"
 
 
 def _n(number: float) -> str:

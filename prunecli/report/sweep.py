@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 
 from prunecli.errors import InputError
+from prunecli.report.points import Point, Spread, TradeOff, spread
 from prunecli.report.values import Change, Environment
-from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+from prunecli.strict_json import FieldError, Json, VersionError, from_plain, read_versioned, to_plain
 
 SWEEP_VERSION = 1
 _SUMMARY = "summary"
@@ -68,44 +68,6 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A number over the seeds: its mean, and how far they scatter."""
-
-    mean: float
-    deviation: float | None
-    """The sample standard deviation; None of a single seed, which says nothing of it."""
-    count: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """A method at one budget, over all seeds."""
-
-    method: str
-    scope: str
-    name: str
-    budget: str
-    ratio: float
-    seeds: int
-    """How many there were, failed ones too."""
-    failed: int
-    error: str | None
-    """Of the first that failed."""
-    top1: Spread | None
-    top5: Spread | None
-    loss: Spread | None
-    reached: Spread | None
-    compression_error: Spread | None
-    params_left: Spread | None
-    macs_left: Spread | None
-    """As shares of those of the dense model."""
-    collapsed: Spread | None
-    """How many layers have no weight left."""
-    collapsed_layers: tuple[str, ...]
-    """Those that collapsed with any seed."""
-
-
-@dataclass(frozen=True)
 class SweepReport:
     """Methods side by side, over budgets and seeds."""
 
@@ -118,6 +80,11 @@ class SweepReport:
     settings: Mapping[str, Json] = field(default_factory=dict)
     """What held for all trials, in the order to show it."""
     environment: Environment | None = None
+
+    @property
+    def trade_off(self) -> TradeOff:
+        """What the seeds of each method and budget come to together."""
+        return TradeOff(self.title, self.granularity, summarise(self.rows))
 
     def to_json(self) -> str:
         """Return the versioned JSON text, ending in a newline."""
@@ -132,20 +99,11 @@ class SweepReport:
             InputError: It is no sweep, or was written by a newer prunecli.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(f"`{where}` is not JSON. Expected what `prunecli sweep` wrote.") from None
-        version = data.pop("version", None) if isinstance(data, dict) else None
-        if type(version) is not int or version < 1:
-            raise InputError(f"`{where}` is no sweep of prunecli: it has no `version` number.")
-        if version > SWEEP_VERSION:
-            raise InputError(
-                f"`{where}` has version {version}, but this prunecli reads up to {SWEEP_VERSION}. "
-                "Update prunecli."
-            )
-        data.pop(_SUMMARY, None)
-        try:
+            data = read_versioned(text, SWEEP_VERSION, f"`{where}`")
+            data.pop(_SUMMARY, None)
             return from_plain(cls, data)
+        except VersionError as error:
+            raise InputError(f"{error} Expected what `prunecli sweep` wrote.") from None
         except (FieldError, RecursionError) as error:
             raise InputError(f"`{where}`: {error}.") from None
 
@@ -156,22 +114,6 @@ def summarise(rows: Iterable[SweepRow]) -> tuple[Point, ...]:
     for row in rows:
         together.setdefault((row.name, row.budget), []).append(row)
     return tuple(_point(same) for same in together.values())
-
-
-def spread(values: Sequence[float | None]) -> Spread | None:
-    """Return mean and sample standard deviation of the numbers there are; None where there are none.
-
-    >>> spread([1.0, 3.0])
-    Spread(mean=2.0, deviation=1.4142135623730951, count=2)
-    """
-    found = [value for value in values if value is not None]
-    if not found:
-        return None
-    mean = sum(found) / len(found)
-    if len(found) == 1:
-        return Spread(mean, None, 1)
-    squares = sum((value - mean) ** 2 for value in found)
-    return Spread(mean, sqrt(squares / (len(found) - 1)), len(found))
 
 
 def _point(rows: Sequence[SweepRow]) -> Point:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from prunecli.report.points import Point, Spread, TradeOff
 from prunecli.report.svg import Chart, Line, draw_lines
-from prunecli.report.sweep import Point, Spread, SweepReport, summarise
 
 _HUES = (
     "#2a78d6", "#d9603b", "#1e9a6c", "#8a5bd0", "#b88a12", "#c8478f", "#2398a6", "#8b6b4a", "#7a9a1f",
@@ -19,20 +19,20 @@ _STEPS = (1, 1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5)
 _Read = Callable[[Point], Spread | None]
 
 
-def sweep_picture(report: SweepReport) -> str:
+def sweep_picture(found: TradeOff) -> str:
     """Return the curves, one chart below the other; of the other scope dashed, in the method's colour."""
-    return draw_lines(tuple(_charts(report)))
+    return draw_lines(tuple(_charts(found)))
 
 
-def _charts(report: SweepReport) -> Iterator[Chart]:
-    points = summarise(report.rows)
+def _charts(found: TradeOff) -> Iterator[Chart]:
+    points = found.points
     methods = tuple(dict.fromkeys(point.method for point in points))
     asked = "compression asked for, r (log)"
     macs = "MACs of the dense model / MACs with what is left (log)"
     good: _Read = (lambda point: point.top1) if _any(points, "top1") else (lambda point: point.loss)
     title, is_share = ("Accuracy (top-1)", True) if _any(points, "top1") else ("Loss", False)
     if _any(points, "top1") or _any(points, "loss"):
-        if report.granularity == "weight":
+        if found.granularity == "weight":
             yield _chart(f"{title} by compression", points, _asked_for, good, asked, is_share, methods)
         else:
             params = "parameters of the dense model / parameters left (log)"

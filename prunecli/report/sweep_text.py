@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Callable, Sequence
 
 from prunecli.report.numbers import percent
-from prunecli.report.sweep import Point, Spread, SweepReport, SweepRow, summarise
+from prunecli.report.points import Point, Spread
+from prunecli.report.spreadsheet import csv_text
+from prunecli.report.sweep import SweepReport, SweepRow, summarise
 
 _CSV_HEADER = (
     "method", "scope", "budget", "ratio", "seed", "top1", "top5", "loss", "samples", "reached",
@@ -19,11 +19,7 @@ _CSV_HEADER = (
 
 def sweep_csv(report: SweepReport) -> str:
     """Return one line per trial, numbers in full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
-    writer.writerows(map(_line, report.rows))
-    return text.getvalue()
+    return csv_text((_CSV_HEADER, *map(_line, report.rows)))
 
 
 def _line(row: SweepRow) -> list[object]:

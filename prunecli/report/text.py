@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Iterator, Sequence
 
 from prunecli.report.masks import is_cut, mask_lines, weights_of
+from prunecli.report.models_text import latency_text, lineage_lines, models_table
 from prunecli.report.numbers import human, human_bytes, percent
+from prunecli.report.spreadsheet import csv_text
 from prunecli.report.training_text import figure_lines, phase_notes, phase_table, shows_layers, training_text
 from prunecli.report.values import Accuracy, LayerChange, OnnxCheck, ParityCheck, Recovery, Report
 
@@ -17,7 +17,7 @@ _MOST_CHARACTERS = 500_000  # a CI summary of more than 1 MiB is dropped whole
 _CSV_HEADER = (
     "layer", "type", "units_before", "units_after", "params_before", "params_after",
     "macs_before", "macs_after", "macs_share",
-    "weights_kept", "weights_size",
+    "weights_kept", "weights_size", "activation_bytes_before", "activation_bytes_after",
 )  # fmt: skip
 
 
@@ -25,20 +25,29 @@ def to_csv(report: Report) -> str:
     """Return one line per layer, with exact numbers.
 
     `macs_share` is the layer's part of the MACs left; `weights_kept` and `weights_size` are empty where a
-    layer has no masks.
+    layer has no masks. Files between the first and the last have columns of their own, such as
+    `units[net.pruned.safetensors]`.
     """
     masked = weights_of(report)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
+    between = [
+        (model.name, {layer.name: layer for layer in model.facts.layers}) for model in report.models[1:-1]
+    ]
+    more = [f"{what}[{name}]" for name, _ in between for what in ("units", "params", "macs")]
+    rows: list[Sequence[object]] = [(*_CSV_HEADER, *more)]
     for layer in report.layers:
         units = (layer.units.before, layer.units.after) if layer.units else ("", "")
         numbers = (layer.params.before, layer.params.after, layer.macs.before, layer.macs.after)
         share = f"{macs_share(layer, report):.6f}"
         found = masked.get(layer.name)
         weights = (found.kept, found.size) if found else ("", "")
-        writer.writerow((layer.name, layer.kind, *units, *numbers, share, *weights))
-    return text.getvalue()
+        memory = layer.activation_bytes
+        sizes = (memory.before, memory.after) if memory else ("", "")
+        others = [known.get(layer.name) for _, known in between]
+        figures = [
+            value for one in others for value in ((one.units, one.params, one.macs) if one else ("", "", ""))
+        ]
+        rows.append((layer.name, layer.kind, *units, *numbers, share, *weights, *sizes, *figures))
+    return csv_text(rows)
 
 
 def to_markdown(report: Report) -> str:
@@ -50,8 +59,9 @@ def to_markdown(report: Report) -> str:
         f"### {_cell(report.title)}",
         "\n".join(_totals(report)),
         "\n".join(f"- {line}" for line in _facts(report)),
-        "\n".join(_phase_table(report)),
-        "\n".join(_layer_table(report, layers[:_SHOWN])) if shows_layers(report) else "",
+        "\n".join(_table(models_table(report))) if len(report.models) > 2 else "",
+        "\n".join(_table(phase_table(report.training))) if report.training else "",
+        "\n".join(_layer_table(report, layers[:_SHOWN])) if layers and shows_layers(report) else "",
     ]
     if (rest := layers[_SHOWN:]) and shows_layers(report):
         rows = _layer_table(report, rest)
@@ -152,8 +162,15 @@ def _totals(report: Report) -> Iterator[str]:
         yield f"| units | {totals.units.before:,} | {totals.units.after:,} | {percent(totals.units.ratio)} |"
     for name, change in (("params", totals.params), ("MACs", totals.macs)):
         yield f"| {name} | {human(change.before)} | {human(change.after)} | {percent(change.ratio)} |"
-    size = totals.parameter_bytes
-    yield f"| size | {human_bytes(size.before)} | {human_bytes(size.after)} | {percent(size.ratio)} |"
+    sizes = (
+        ("size", totals.parameter_bytes),
+        ("file", totals.file_bytes),
+        ("peak activations", totals.peak_activation_bytes if report.models else None),
+    )
+    for name, size in sizes:
+        if size is not None:
+            before, after = human_bytes(size.before), human_bytes(size.after)
+            yield f"| {name} | {before} | {after} | {percent(size.ratio)} |"
 
 
 def _facts(report: Report) -> Iterator[str]:
@@ -161,6 +178,9 @@ def _facts(report: Report) -> Iterator[str]:
         yield f"{label}: {text if label == 'weights' else _cell(text)}" if label else text
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield f"accuracy: {accuracy}"
+    if latency := latency_text(report):
+        yield f"latency: {_cell(latency)}"
+    yield from map(_cell, lineage_lines(report))
     if report.training:
         yield f"training: {_cell(training_text(report.training))}"
         yield from (f"{name}: {_cell(value)}" for name, value in figure_lines(report.training))
@@ -169,18 +189,16 @@ def _facts(report: Report) -> Iterator[str]:
         yield f"recovery: {recovery_text(report.recovery)}"
         yield from map(_cell, report.recovery.notes)
     if report.parity:
-        yield "parity: " + "; ".join(map(parity_text, report.parity))
+        yield "parity: " + _cell("; ".join(map(parity_text, report.parity)))
     if report.onnx:
         yield f"ONNX: {onnx_text(report.onnx)}"
         yield from map(_cell, report.onnx.notes)
     yield from (f"written: {_cell(file.name)}, {human_bytes(file.size)}" for file in report.files)
-    yield from (f"**warning:** {_safe(notice.text)}" for notice in report.warnings)
+    yield from (f"**warning:** {_prose(notice.text)}" for notice in report.warnings)
 
 
-def _phase_table(report: Report) -> Iterator[str]:
-    if report.training is None:
-        return
-    titles, *rows = phase_table(report.training)
+def _table(table: Sequence[Sequence[str]]) -> Iterator[str]:
+    titles, *rows = table
     yield f"| {' | '.join(titles)} |"
     yield f"|---|{'---:|' * (len(titles) - 1)}"
     for row in rows:
@@ -215,6 +233,13 @@ def _fitting(rows: Sequence[str], room: int) -> int:
 def _cell(text: str) -> str:
     """Make a text harmless inside Markdown: names may come from anywhere."""
     return "".join(f"\\{c}" if c in "\\`*_[]|~" else c for c in _safe(text))
+
+
+def _prose(text: str) -> str:
+    """Make a sentence harmless that may quote code: what stands between single backticks stays."""
+    if "``" in text or text.count("`") % 2:
+        return _cell(text)
+    return "`".join(_safe(part) if i % 2 else _cell(part) for i, part in enumerate(text.split("`")))
 
 
 def _safe(text: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from prunecli.errors import InputError
 from prunecli.history import EpochRow
-from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+from prunecli.report.distributions import ScoreFacts
+from prunecli.report.points import TradeOff
+from prunecli.strict_json import FieldError, Json, VersionError, from_plain, read_versioned, to_plain
 
 REPORT_VERSION = 1
 
@@ -24,6 +27,8 @@ class LayerFacts:
     """What it puts out, where that is one number."""
     params: int
     macs: int
+    activation_bytes: int | None = None
+    """What it puts out for one sample, all its calls together."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class ModelFacts:
     parameter_bytes: int
     not_counted: tuple[str, ...] = ()
     """Operations whose multiply-accumulates nobody knows."""
+    peak_activation_bytes: int | None = None
+    """The most that intermediate tensors hold at one time, for one sample, without gradients. Attention
+    counts as plain matrix products: fused kernels hold less."""
 
     @property
     def params(self) -> int:
@@ -72,6 +80,8 @@ class LayerChange:
     units: Change | None
     params: Change
     macs: Change
+    activation_bytes: Change | None = None
+    """What it puts out for one sample."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,10 @@ class Totals:
     parameter_bytes: Change
     units: Change | None = None
     """Prunable units, where the groups are known."""
+    file_bytes: Change | None = None
+    """The files themselves, where both are known."""
+    peak_activation_bytes: Change | None = None
+    """The most that intermediate tensors hold at one time, for one sample, without gradients."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,48 @@ class WrittenFile:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How long one batch took in one runtime: quartiles over the runs, in milliseconds."""
+
+    low: float
+    median: float
+    high: float
+    ratio: float
+    """The median over the runs of this time, divided by that of the first model in the same run."""
+
+
+@dataclass(frozen=True)
+class LatencyFacts:
+    """How latency was measured: the models took turns, run by run."""
+
+    batch_size: int
+    runs: int
+    device: str
+    """Of PyTorch; onnxruntime runs on the CPU."""
+    threads: int
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One of the files compared, by itself."""
+
+    name: str
+    read_as: str
+    """How the file was read, as in `safetensors`, `pruned file` or `ONNX`."""
+    sha256: str
+    file_bytes: int
+    facts: ModelFacts
+    accuracy: Accuracy | None = None
+    pytorch: Timing | None = None
+    """None where it was not timed, or is no model of PyTorch."""
+    onnxruntime: Timing | None = None
+    method: Mapping[str, Json] = field(default_factory=dict)
+    """What was asked for when it was pruned, as the file says."""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """Files that it was made from: name (no folder) -> sha256."""
+
+
+@dataclass(frozen=True)
 class MaskedLayer:
     """How many weights of a layer are left, of those that can be pruned one by one."""
 
@@ -268,11 +324,24 @@ class Report:
     training: TrainingFacts | None = None
     masks: MaskFacts | None = None
     onnx: OnnxCheck | None = None
+    scores: ScoreFacts | None = None
+    models: tuple[ComparedModel, ...] = ()
+    """The files compared, the dense one first: two, or more on the way to the last."""
+    latency: LatencyFacts | None = None
+    trade_off: TradeOff | None = None
+    """What a sweep of the dense model found."""
     files: tuple[WrittenFile, ...] = ()
     settings: Mapping[str, Json] = field(default_factory=dict)
     """Method, budget, scope, seed, sample... in the order to show them."""
     warnings: tuple[Notice, ...] = ()
     environment: Environment | None = None
+
+    def time_left(self, runtime: Literal["pytorch", "onnxruntime"]) -> float | None:
+        """Return the time of the last model, divided by that of the first; None where one was not timed."""
+        if len(self.models) < 2 or getattr(self.models[0], runtime) is None:
+            return None
+        timing: Timing | None = getattr(self.models[-1], runtime)
+        return timing.ratio if timing is not None else None
 
     def to_json(self) -> str:
         """Return the versioned JSON text, ending in a newline."""
@@ -286,20 +355,8 @@ class Report:
             InputError: when it is no report, or was written by a newer prunecli.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"`{where}` is not JSON. Expected a report written by `prunecli prune`."
-            ) from None
-        version = data.pop("version", None) if isinstance(data, dict) else None
-        if type(version) is not int or version < 1:
-            raise InputError(f"`{where}` is no prunecli report: it has no `version` number.")
-        if version > REPORT_VERSION:
-            raise InputError(
-                f"`{where}` has version {version}, but this prunecli reads up to {REPORT_VERSION}. "
-                "Update prunecli."
-            )
-        try:
-            return from_plain(cls, data)
+            return from_plain(cls, read_versioned(text, REPORT_VERSION, f"`{where}`"))
+        except VersionError as error:
+            raise InputError(f"{error} Expected a report that `prunecli prune` wrote.") from None
         except (FieldError, RecursionError) as error:
             raise InputError(f"`{where}`: {error}.") from None

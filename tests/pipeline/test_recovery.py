@@ -162,7 +162,7 @@ def test_accuracy_lost_by_recovery_is_warned_about(
 
 def test_a_comparison_of_checkpoints_names_the_recovery(tmp_path: Path) -> None:
     found = pruned(tmp_path, Recovery(recalibrate_bn=True))
-    report = compare_checkpoints(str(CHECKPOINT), str(found.files[0]), machine=Machine("cpu"))
+    report = compare_checkpoints([str(CHECKPOINT), str(found.files[0])], machine=Machine("cpu"))
     assert report.settings["recovery"] == found.report.settings["recovery"] == "recalibrate-bn"
 
 

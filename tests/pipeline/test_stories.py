@@ -159,7 +159,7 @@ def test_a_spec_inside_a_file_runs_no_code_unless_trusted(tmp_path: Path) -> Non
 
 def test_compare_uses_the_spec_of_the_dense_model(tmp_path: Path) -> None:
     pruned = prune(str(MLP), choices(tmp_path))
-    report = compare_checkpoints(str(MLP), str(pruned.files[0]), machine=CPU)
+    report = compare_checkpoints([str(MLP), str(pruned.files[0])], machine=CPU)
     assert report.totals.params == pruned.report.totals.params
     assert report.accuracy_after == pruned.report.accuracy_after
     assert report.parity == pruned.report.parity

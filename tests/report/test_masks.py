@@ -83,9 +83,9 @@ def test_a_collapse_is_the_first_warning() -> None:
     assert masked().warnings == ()
 
 
-def test_csv_has_the_weights_at_the_end() -> None:
+def test_csv_has_the_weights() -> None:
     text = to_csv(masked())
-    assert text.splitlines()[0].endswith(",macs_share,weights_kept,weights_size")
+    assert ",macs_share,weights_kept,weights_size," in text.splitlines()[0]
     rows = {
         row["layer"]: (row["weights_kept"], row["weights_size"]) for row in csv.DictReader(text.splitlines())
     }

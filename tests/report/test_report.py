@@ -14,6 +14,7 @@ from prunecli.report import (
     Environment,
     LayerFacts,
     ModelFacts,
+    Notice,
     OnnxCheck,
     ParityCheck,
     Report,
@@ -22,6 +23,8 @@ from prunecli.report import (
     to_csv,
     to_markdown,
 )
+from prunecli.report.headline import verdict
+from prunecli.report.numbers import milliseconds
 
 BEFORE = ModelFacts(
     (
@@ -78,6 +81,13 @@ def test_layers_are_matched_by_name() -> None:
     assert report.totals.parameter_bytes == Change(11224, 1620)
 
 
+def test_a_layer_without_arithmetic_that_is_folded_has_no_units_left_to_tell_of() -> None:
+    norm = LayerFacts("bn", "BatchNorm2d", 16, 32, 0, 1024)
+    report = compare(ModelFacts((norm,), 128), ModelFacts((), 0), title="x")
+    assert report.layers[0].units is report.layers[0].activation_bytes is None
+    assert report.layers[0].params == Change(32, 0)
+
+
 def test_layers_of_one_model_only_count_nothing_in_the_other() -> None:
     gone, new = LayerFacts("gone", "Linear", 4, 16, 16), LayerFacts("new", "Linear", 2, 8, 8)
     report = compare(ModelFacts((gone,), 64), ModelFacts((new,), 32), title="x")
@@ -121,7 +131,7 @@ def with_fields(**fields: object) -> str:
     ("text", "message"),
     (
         ("no json", "`r.json` is not JSON. Expected a report"),
-        ("[1]", "`r.json` is no prunecli report: it has no `version` number"),
+        ("[1]", "`r.json` has no valid `version` number"),
         (with_fields(version=2), "`r.json` has version 2, but this prunecli reads up to 1. Update prunecli"),
         (with_fields(layers=[{"name": "a"}]), r"`r.json`: `layers\[0\].kind`: missing field"),
         (with_fields(totals=None), "`totals`: found None, expected an object"),
@@ -153,3 +163,40 @@ def test_markdown_is_capped_and_names_are_harmless() -> None:
     assert "<script>" not in text
     assert "\x1b" not in text
     assert r"| l0\|&lt;b&gt; \[31m\_ |" in text
+
+
+@pytest.mark.parametrize("number", ("NaN", "Infinity", "1e999"))
+def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
+    facts = ModelFacts((), 0)
+    accuracy = Accuracy(1, loss=0.5)
+    text = compare(facts, facts, title="net.pt", accuracy=(accuracy, accuracy)).to_json()
+    with pytest.raises(InputError, match="is not JSON"):
+        Report.from_json(text.replace('"loss": 0.5', f'"loss": {number}'))
+
+
+def test_markdown_makes_what_a_file_says_of_its_proof_harmless() -> None:
+    facts = ModelFacts((), 0)
+    report = compare(
+        facts,
+        facts,
+        title="net.pt",
+        parity=[ParityCheck("[a](http://b)<img>", 1e-9, 1e-9, "float64")],
+        warnings=[
+            Notice("x", "[a](http://b) was cut. See `--min_keep`."),
+            Notice("x", "`` ` [a](http://b) `"),
+        ],
+    )
+    text = to_markdown(report)
+    assert "](" not in text.replace("\\]", "")
+    assert "<img>" not in text
+    assert "See `--min_keep`." in text
+    assert "| layer |" not in text  # of a model without layers
+
+
+def test_long_times_and_small_changes_are_written_plainly() -> None:
+    before = ModelFacts((LayerFacts("a", "Conv2d", 8, 100_000, 100_000),), 400_000)
+    after = ModelFacts((LayerFacts("a", "Conv2d", 8, 99_999, 99_999),), 399_996)
+    assert verdict(compare(before, after, title="net.pt")).startswith(
+        "Less than 0.1% of the MACs and less than 0.1% of the params are gone"
+    )
+    assert milliseconds(1234.5) == "1,234 ms"

@@ -1,0 +1,184 @@
+"""An ONNX file, ours or anyone's -> what it says of itself, what it costs, and a module that runs it.
+
+The file is untrusted: data outside it is never read, and onnxruntime runs it only when outputs are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from prunecli.errors import CheckpointError
+from prunecli.export.onnx_facts import graph_facts, inputs_of
+from prunecli.export.to_onnx import Inputs
+from prunecli.report import ModelFacts
+
+_MOST_BYTES = 2**31
+_PARENT = "prunecli.parent."
+_DTYPES = {
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(bool)": torch.bool,
+    "tensor(uint8)": torch.uint8,
+}
+"""What inputs hold that are not float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """A graph, and where it came from."""
+
+    path: Path
+    digest: str
+    """SHA-256 of the file."""
+    bytes: int
+    proto: onnx.ModelProto
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself."""
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The files that it was made from: name -> digest."""
+        return {
+            key.removeprefix(_PARENT): value
+            for key, value in self.metadata.items()
+            if key.startswith(_PARENT)
+        }
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a file may be ONNX: protocol buffers, of which the first field is a version."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return False
+    return head[:1] == b"\x08" and head[8:9] != b"{"  # a header of safetensors may begin so too
+
+
+def read_onnx(path: str | Path) -> OnnxFile:
+    """Read an ONNX file.
+
+    Raises:
+        CheckpointError: it cannot be read, is damaged, or larger than an ONNX file can be.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise CheckpointError(f"`{path}` is larger than the 2 GiB that one ONNX file can hold.")
+        content = path.read_bytes()
+        proto = onnx.load_from_string(content)
+        if not _is_elsewhere(proto):
+            onnx.checker.check_model(proto)
+    except OSError as error:
+        raise CheckpointError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from None
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")[:160].rstrip(".")
+        raise CheckpointError(f"`{path}` is no valid ONNX file: {reason}. Export it again.") from None
+    return OnnxFile(path, hashlib.sha256(content).hexdigest(), size, proto)
+
+
+def describe_onnx(file: OnnxFile, sample: Inputs | None = None) -> ModelFacts:
+    """Count parameters and multiply-accumulates of one sample, layer by layer.
+
+    Args:
+        file: What to count.
+        sample: One sample, where it is known: what the file leaves open is as large as that.
+    """
+    args, kwargs = sample or ((), {})
+    names = [value.name for value in inputs_of(file.proto.graph)]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return graph_facts(file.proto, {name: tensor.shape for name, tensor in given.items()})
+
+
+class OnnxModule(nn.Module):
+    """Runs an ONNX file in onnxruntime on the CPU, as a module: tensors in, tensors out."""
+
+    def __init__(self, content: bytes, threads: int | None = None) -> None:
+        """Take the content of a file.
+
+        Args:
+            content: The whole file.
+            threads: How many onnxruntime may use; as many as it likes if None.
+
+        Raises:
+            CheckpointError: Onnxruntime cannot run it.
+        """
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.add_session_config_entry("session.force_spinning_stop", "1")  # others may be next
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            reason = next(iter(str(error).strip().splitlines()), "")[:160].rstrip(".")
+            raise CheckpointError(f"onnxruntime cannot run the ONNX file: {reason}.") from None
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many samples it takes at a time; None where it takes any number."""
+        shape = self.session.get_inputs()[0].shape
+        return shape[0] if shape and isinstance(shape[0], int) else None
+
+    def made_up(self, batch: int) -> dict[str, Tensor]:
+        """Return seeded inputs by name, of any length 1 where the file leaves it open."""
+        generator = torch.Generator().manual_seed(0)
+        made = {}
+        for item in self.session.get_inputs():
+            sizes = [size if isinstance(size, int) else 1 for size in item.shape]
+            shape = [self.batch_size or batch, *sizes[1:]] if sizes else []
+            dtype = _DTYPES.get(item.type, torch.float32)
+            made[item.name] = (
+                torch.randn(shape, generator=generator).to(dtype)
+                if dtype.is_floating_point
+                else torch.zeros(shape, dtype=dtype)
+            )
+        return made
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
+        """Return the output, or a tuple where there are several; in parts where the batch size is fixed."""
+        names = [item.name for item in self.session.get_inputs()]
+        values = dict(zip(names, args, strict=False)) | {
+            name: kwargs[name] for name in names if name in kwargs
+        }
+        count = len(next(iter(values.values())))
+        step = self.batch_size or count
+        parts = [
+            self._run({name: value[i : i + step] for name, value in values.items()}, step)
+            for i in range(0, count, step)
+        ]
+        outputs = tuple(torch.cat(each)[:count] for each in zip(*parts, strict=True))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _run(self, values: Mapping[str, Tensor], step: int) -> list[Tensor]:
+        fed = tree_map_only(Tensor, lambda tensor: _filled(tensor.cpu(), step).numpy(), dict(values))
+        return [torch.from_numpy(found) for found in self.session.run(None, fed)]
+
+
+def _filled(tensor: Tensor, count: int) -> Tensor:
+    """Repeat the last sample until there are enough."""
+    missing = count - len(tensor)
+    return torch.cat([tensor, *[tensor[-1:]] * missing]) if missing else tensor
+
+
+def _is_elsewhere(proto: onnx.ModelProto) -> bool:
+    return any(item.data_location == onnx.TensorProto.EXTERNAL for item in proto.graph.initializer)

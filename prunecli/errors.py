@@ -5,6 +5,7 @@
     ├── GateError                   3  a check that the user asked for did not hold
     ├── InputError                  4  a bad, unsafe or mismatched file
     │   ├── SpecError                  how to build, feed and check the model
+    │   │   └── MissingSpecError       nothing says it
     │   ├── CheckpointError            the parameters on disk
     │   └── DataError                  the samples
     ├── OutputError                 4  a file or folder that cannot be written
@@ -12,7 +13,7 @@
     │   ├── TraceError                 its forward pass could not be followed
     │   ├── ScoreError                 a method cannot score a group
     │   ├── BudgetError                no plan meets the budget
-    │   └── ExportError                no ONNX file can be made of it
+    │   └── ExportError                no file of this kind can be made of it
     └── ProofError                  6  the smaller model disagrees with the masked dense model
 
 A message says where, what was found, what was expected, and what to do; it is one or two lines long.
@@ -49,6 +50,10 @@ class SpecError(InputError):
     """The spec is incomplete, malformed or not trusted."""
 
 
+class MissingSpecError(SpecError):
+    """Nothing says how to build the model of a checkpoint."""
+
+
 class CheckpointError(InputError):
     """The checkpoint cannot be read, or does not fit the model."""
 
@@ -82,7 +87,7 @@ class BudgetError(NotPrunableError):
 
 
 class ExportError(NotPrunableError):
-    """No ONNX file can be made of the model."""
+    """The model cannot be written in this form: as ONNX, or as a folder of Hugging Face."""
 
 
 class ProofError(PruneError):

@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunecli.errors import SpecError
-from prunecli.spec import InputSpec, ModelSpec
+from prunecli.spec import InputSpec, ModelSpec, hugging_face
 from prunecli.spec.code import TRUST_OR_NAME, Factory, call_factory, import_object
 from prunecli.spec.model_spec import FactoryKind, Reference
 from prunecli.spec.tables import nearest
 
 _FETCHING_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "checkpoint_path")
 """Arguments that make a factory read or download another file."""
+
+_PADDING_MASKS = ("attention_mask", "decoder_attention_mask")
+"""Inputs of transformers that say which tokens are there; without any, attention has nothing to look at."""
 
 _SLOW_INITIALISATION = ("googlenet", "inception_v3")
 
@@ -34,6 +38,7 @@ def build_model(spec: ModelSpec, *, trust: bool = False, seed: int = 0) -> nn.Mo
     Raises:
         SpecError: the factory is not there, not trusted, failed, or returned no module.
     """
+    spec = hugging_face.with_configuration(spec)
     factory, args = _factory(spec, trust)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -111,8 +116,10 @@ def example_inputs(
 
 
 def draw_input(item: InputSpec, batch: int, generator: torch.Generator) -> Tensor:
-    """Draw one input for `batch` samples."""
+    """Draw one input for `batch` samples. Masks of padding are all ones: each token is seen."""
     shape, dtype = (batch, *item.shape), getattr(torch, item.dtype)
+    if item.name in _PADDING_MASKS and item.high is None:
+        return torch.ones(shape, dtype=dtype)
     if item.is_float:
         return torch.randn(shape, generator=generator).to(dtype)
     return torch.randint(0, item.high or 2, shape, generator=generator).to(dtype)
@@ -132,6 +139,8 @@ def _factory(spec: ModelSpec, trust: bool) -> tuple[Factory, Mapping[str, Any]]:
         return _torchvision_factory(reference.name, spec)
     if reference.kind is FactoryKind.TIMM:
         return _timm_factory(reference.name, spec)
+    if reference.kind is FactoryKind.TRANSFORMERS:
+        return partial(_build_transformer, reference.name), spec.args
     return import_object(spec, spec.factory, trust=trust), spec.args
 
 
@@ -148,6 +157,11 @@ def _torchvision_factory(name: str, spec: ModelSpec) -> tuple[Factory, Mapping[s
     if name in _SLOW_INITIALISATION:
         defaults["init_weights"] = False
     return builder, {**defaults, **spec.args}
+
+
+def _build_transformer(name: str, /, **args: object) -> nn.Module:
+    model: nn.Module = hugging_face.build(name, args)
+    return model
 
 
 def _timm_factory(name: str, spec: ModelSpec) -> tuple[Factory, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "safetensors", "timm"}
-COMMANDS = ("inspect", "score", "prune", "sweep", "export", "methods", "compress-report", "doctor")
+COMMANDS = ("inspect", "score", "prune", "sweep", "export", "methods", "compress-report", "doctor", "init")
 
 
 def loaded_by(code: str) -> set[str]:

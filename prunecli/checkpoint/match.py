@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from prunecli.checkpoint.hugging_face import as_named_by_transformers
 from prunecli.checkpoint.names import listed, printable
 from prunecli.checkpoint.read import Checkpoint, read_checkpoint
+from prunecli.checkpoint.spellings import spellings
 from prunecli.errors import CheckpointError
 from prunecli.model import build_model
 from prunecli.spec import ModelSpec
-
-_WRAPPING_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What `torch.compile`, FSDP and activation checkpointing put into names, anywhere."""
 
 _COUNTER = "num_batches_tracked"
 """The counter of a batch norm, which only matters with `momentum=None`."""
@@ -96,8 +95,9 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None =
     Raises:
         CheckpointError: a name or shape does not fit, or a parameter is not finite.
     """
-    tensors, prefix = _best_names(model, checkpoint.tensors)
     own = _state(model)
+    named = as_named_by_transformers(checkpoint.tensors, model.state_dict(), spec)
+    tensors, prefix = _best_names(model, named)
     mismatched = tuple(
         Mismatch(name, tuple(tensor.shape), tuple(own[name].shape))
         for name, tensor in tensors.items()
@@ -147,33 +147,10 @@ def _best_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[s
         )
 
     best, best_prefix = dict(tensors), ""
-    for prefix, named in _spellings(tensors):
+    for prefix, named in spellings(tensors):
         if score(named) > score(best):
             best, best_prefix = named, prefix
     return best, best_prefix
-
-
-def _spellings(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the tensors with each prefix cut that all names share, with and without the names of wrappers."""
-    for plain in (dict(tensors), _without_wrappers(tensors)):
-        prefix, named = "", plain
-        while True:
-            yield prefix, named
-            first = {name.partition(".")[0] for name in named}
-            if len(first) != 1 or not all("." in name for name in named):
-                break
-            part = f"{first.pop()}."
-            prefix += part
-            named = {name[len(part) :]: tensor for name, tensor in named.items()}
-
-
-def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    named = {}
-    for name, tensor in tensors.items():
-        for part in _WRAPPING_MODULES:
-            name = name.replace(part, "")
-        named[name] = tensor
-    return named if len(named) == len(tensors) else dict(tensors)
 
 
 def _check_values(checkpoint: Checkpoint, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -7,15 +7,19 @@ from collections.abc import Iterable
 _LONGEST = 120
 
 
-def printable(name: object) -> str:
+def printable(name: object, longest: int | None = _LONGEST) -> str:
     r"""Escape what a terminal would obey rather than show, and cut what is too long for a message.
+
+    Args:
+        name: any text; the name of a tensor.
+        longest: how many characters are kept; None: all.
 
     >>> printable("conv\x1b[31m")
     'conv\\x1b[31m'
     """
     text = str(name)
-    shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:_LONGEST])
-    return shown if len(text) <= _LONGEST else f"{shown}..."
+    shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:longest])
+    return shown if longest is None or len(text) <= longest else f"{shown}..."
 
 
 def listed(names: Iterable[object], limit: int = 4) -> str:

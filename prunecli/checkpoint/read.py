@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing_extensions import assert_never
 
 from prunecli.checkpoint.names import printable
 from prunecli.checkpoint.safetensors_files import read_index, read_safetensors, read_sharded
-from prunecli.checkpoint.sniff import Format, sniff
+from prunecli.checkpoint.sniff import HUGGING_FACE_FILES, Format, sniff
 from prunecli.checkpoint.torch_files import read_torch
 from prunecli.checkpoint.unwrap import find_state_dict
 from prunecli.errors import CheckpointError
@@ -34,6 +34,8 @@ class Checkpoint:
     digest: str
     """SHA-256 of the file; of a folder or of shards, of the names and digests of their files."""
     bytes: int
+    others: tuple[str, ...] = ()
+    """What else is in the file, by name: `epoch`, `optimizer`."""
 
     @property
     def kind(self) -> str:
@@ -45,7 +47,7 @@ def read_checkpoint(path: str | Path, key: str | None = None, allow_pickle: bool
     """Read a checkpoint of any format that is known, told by its content.
 
     Args:
-        path: a file, or the folder of a distributed checkpoint.
+        path: a file, the folder of a distributed checkpoint, or one that `save_pretrained` wrote.
         key: which entry holds the model, where there are several; `a.b` for nested ones.
         allow_pickle: if need be, run the code that the file names. Only for files you trust.
 
@@ -67,7 +69,13 @@ def read_checkpoint(path: str | Path, key: str | None = None, allow_pickle: bool
         path=path,
         digest=_digest(files),
         bytes=sum(file.stat().st_size for file in files),
+        others=tuple(_others(content, wrapper, tensors)),
     )
+
+
+def path_inside(folder: Path) -> Path:
+    """Return which file of a Hugging Face folder has the tensors, or lists the shards that do."""
+    return next(folder / name for name in HUGGING_FACE_FILES if (folder / name).is_file())
 
 
 def _read(path: Path, format: Format, allow_pickle: bool) -> tuple[Any, dict[str, str]]:
@@ -82,8 +90,20 @@ def _read(path: Path, format: Format, allow_pickle: bool) -> tuple[Any, dict[str
             from prunecli.checkpoint.dcp import read_dcp  # torch.distributed is slow to import
 
             return read_dcp(path), {}
+        case Format.HUGGING_FACE:
+            found = path_inside(path)
+            is_whole = found.suffix == ".safetensors"
+            return read_safetensors(found) if is_whole else read_sharded(found)
         case _:
             assert_never(format)
+
+
+def _others(content: Any, wrapper: str | None, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the names of top-level entries that the model's tensors are not in."""
+    for name in content if isinstance(content, Mapping) else ():
+        is_around = wrapper is not None and f"{wrapper}.".startswith(f"{name}.")
+        if not (is_around or (wrapper is None and name in tensors)):
+            yield str(name)
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
@@ -107,6 +127,10 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
 def _files(path: Path, format: Format) -> Iterator[Path]:
     if format is Format.DCP:
         yield from (entry for entry in path.iterdir() if entry.is_file())
+        return
+    if format is Format.HUGGING_FACE:
+        inside = path_inside(path)
+        yield from _files(inside, sniff(inside))
         return
     yield path
     if format is Format.SAFETENSORS_INDEX:

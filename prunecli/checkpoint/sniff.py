@@ -6,11 +6,15 @@ import zipfile
 from enum import Enum
 from pathlib import Path
 
+from prunecli.arguments import nearest_file
 from prunecli.errors import CheckpointError
 
 _HEAD_BYTES = 4096
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """How `torch.save` began before zip files: protocol 2, then the magic number as a long."""
+
+HUGGING_FACE_FILES = ("model.safetensors", "model.safetensors.index.json")
+"""Where a folder of Hugging Face has its tensors: in one file, or in shards that an index lists."""
 
 _SAVE_AGAIN = "Save the parameters where the model was made: `torch.save(model.state_dict(), PATH)`."
 
@@ -27,6 +31,7 @@ class Format(str, Enum):
     SAFETENSORS = "safetensors"
     SAFETENSORS_INDEX = "sharded safetensors"
     DCP = "distributed checkpoint"
+    HUGGING_FACE = "Hugging Face folder"
 
 
 _OTHERS = (
@@ -61,7 +66,7 @@ def _sniff(path: Path) -> Format:
     if path.is_dir():
         return _sniff_folder(path)
     if not path.exists():
-        raise CheckpointError(f"There is no file `{path}`.")
+        raise CheckpointError(f"There is no file `{path}`.{nearest_file(path)}")
     if not path.is_file():
         raise CheckpointError(f"`{path}` is neither a file nor a folder.")
     with path.open("rb") as file:
@@ -84,6 +89,8 @@ def _sniff(path: Path) -> Format:
 def _sniff_folder(path: Path) -> Format:
     if (path / ".metadata").is_file():
         return Format.DCP
+    if (path / "config.json").is_file():
+        return _sniff_hugging_face(path)
     inside = sorted(
         entry.name
         for entry in path.iterdir()
@@ -94,6 +101,22 @@ def _sniff_folder(path: Path) -> Format:
     )
     raise CheckpointError(
         f"`{path}` is a folder, and no distributed checkpoint (it has no `.metadata`). {advice}"
+    )
+
+
+def _sniff_hugging_face(path: Path) -> Format:
+    """Tell what `save_pretrained` writes from a folder that has only a part of it."""
+    if any((path / name).is_file() for name in HUGGING_FACE_FILES):
+        return Format.HUGGING_FACE
+    old = "pytorch_model.bin"
+    advice = (
+        f"Pass that file, with `--spec hf:{path}`."
+        if (path / old).is_file()
+        else f"Save it with `model.save_pretrained({str(path)!r})`."
+    )
+    raise CheckpointError(
+        f"`{path}` has a `config.json`, but no `{HUGGING_FACE_FILES[0]}` and no `{HUGGING_FACE_FILES[1]}`"
+        f"{f', only `{old}`' if (path / old).is_file() else ''}. {advice}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunecli.cli.options import CheckpointPath, Shown, with_options
+from prunecli.cli.options import CheckpointPath, Said, with_options
 from prunecli.cli.streams import write_result
 from prunecli.pipeline.settings import Source
 
@@ -34,6 +34,15 @@ Safetensors = Annotated[
         help="Write a prunecli file, which `prunecli.load` reads.", metavar="FILE", rich_help_panel=PANEL
     ),
 ]
+HuggingFace = Annotated[
+    str | None,
+    typer.Option(
+        "--hf",
+        help="Write a folder that `from_pretrained` of transformers reads, for layers that were cut alike.",
+        metavar="FOLDER",
+        rich_help_panel=PANEL,
+    ),
+]
 Loader = Annotated[
     str | None,
     typer.Option(
@@ -52,9 +61,10 @@ Force = Annotated[
 def command(
     checkpoint: CheckpointPath,
     source: Source,
-    shown: Shown,
+    shown: Said,
     onnx: Onnx = None,
     safetensors: Safetensors = None,
+    hf: HuggingFace = None,
     loader: Loader = None,
     force: Force = False,
 ) -> None:
@@ -63,11 +73,11 @@ def command(
     from prunecli.pipeline.export import Targets, export
 
     with reporting(shown) as reporter:
-        exported = export(checkpoint, Targets(onnx, safetensors, loader), source, force, reporter)
+        exported = export(checkpoint, Targets(onnx, safetensors, loader, hf), source, force, reporter)
     write_result("\n".join(map(str, exported.files)) if shown.quiet else render(exported, shown))
 
 
-def render(exported: Exported, shown: Shown) -> str:
+def render(exported: Exported, shown: Said) -> str:
     """Return the result in the form asked for."""
     from prunecli.cli.tables import Table, to_csv, to_markdown, to_terminal
     from prunecli.strict_json import to_plain

@@ -25,13 +25,20 @@ FEW = 3
 
 @with_options
 def command(checkpoint: CheckpointPath, source: Source, shown: Shown) -> None:
-    """Show layers, groups of units that go together, costs, and what is frozen and why."""
+    """Show layers, groups of units that go together, costs, and what is frozen and why.
+
+    Where nothing says how to build the model: what the file holds, and which architecture has such tensors.
+    """
+    from prunecli.cli.contents import render_contents
     from prunecli.cli.progress import reporting
-    from prunecli.pipeline.inspect import inspect
+    from prunecli.pipeline.contents import Contents, inspect_file
 
     with reporting(shown) as reporter:
-        found = inspect(checkpoint, source, Samples(), reporter)
-    write_result(render(found, shown))
+        found = inspect_file(checkpoint, source, Samples(), reporter)
+    if isinstance(found, Contents):
+        write_result(render_contents(found, shown, checkpoint))
+    else:
+        write_result(render(found, shown))
 
 
 def render(found: Inspection, shown: Shown) -> str:
@@ -48,7 +55,7 @@ def render(found: Inspection, shown: Shown) -> str:
         case "md":
             return to_markdown(tables, f"## {found.checkpoint}", closing(found))
         case "table":
-            return to_terminal(tables, heading(found), closing(found))
+            return to_terminal(tables, heading(found), closing(found), shown.all)
 
 
 def tables_of(found: Inspection) -> tuple[Table, Table]:
@@ -62,6 +69,7 @@ def tables_of(found: Inspection) -> tuple[Table, Table]:
             (item.name, item.kind, item.units, item.params, item.macs, item.group) for item in found.layers
         ),
         optional=("type",),
+        chosen_by="MACs",
     )
     groups = Table(
         "Groups: units that go together",
@@ -71,6 +79,7 @@ def tables_of(found: Inspection) -> tuple[Table, Table]:
             for item in found.groups
         ),
         lists=("cut in",),
+        chosen_by="MACs/unit",
     )
     return layers, groups
 

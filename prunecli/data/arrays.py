@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +19,51 @@ from prunecli.spec import ModelSpec
 
 Array = NDArray[Any]
 
+_NAMES_OF_PARTS = "A part is named as in `npz:FILE#train`, for `train_images` and `train_labels`."
+_NAMES_OF_INPUTS = (
+    "Arrays have the names of the inputs; say which there are, e.g. `--input input_ids=16:int64`."
+)
+
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
     """Open the arrays `images` and `labels` of a file, or `PART_images` and `PART_labels` for `FILE#PART`.
 
-    A file without the labels has samples without targets.
+    Where the file has no `images` and the spec names its inputs, these are arrays of the same names. A file
+    without the labels has samples without targets.
     """
     name, _, part = place.partition("#")
     path = spec.resolve(name)
-    wanted, targets = (f"{part}_{array}" if part else array for array in ("images", "labels"))
+    prefix = f"{part}_" if part else ""
+    wanted, targets = f"{prefix}images", f"{prefix}labels"
+    names = [item.name for item in spec.inputs if item.name is not None]
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"`{path}` holds one bare array. Save `images` and `labels` with `np.savez`.")
-            if wanted not in archive.files:
+            by_name = bool(names) and wanted not in archive.files
+            missing = [
+                f"{prefix}{each}"
+                for each in (names if by_name else ["images"])
+                if f"{prefix}{each}" not in archive.files
+            ]
+            if missing:
                 raise DataError(
-                    f"`npz:{place}`: `{path.name}` has no array `{wanted}`, only "
+                    f"`npz:{place}`: `{path.name}` has no array `{missing[0]}`, only "
                     f"{', '.join(sorted(archive.files))}. "
-                    "A part is named as in `npz:FILE#train`, for `train_images` and `train_labels`."
+                    f"{_NAMES_OF_INPUTS if by_name else _NAMES_OF_PARTS}"
                 )
-            images = archive[wanted]
+            inputs = {each: archive[f"{prefix}{each}"] for each in (names if by_name else ["images"])}
             labels = archive[targets] if targets in archive.files else None
     except FileNotFoundError:
         raise DataError(f"`npz:{place}`: there is no file `{path}`.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
         raise DataError(f"`npz:{place}` cannot be read: {error}.") from error
-    return _fetch_from(images, labels, f"npz:{place}")
+    if by_name:
+        return _fetch_by_name(inputs, labels, f"npz:{place}")
+    return _fetch_from(inputs["images"], labels, f"npz:{place}")
 
 
 def open_idx(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
@@ -90,19 +106,34 @@ def read_idx(path: Path) -> Array:
 
 def _fetch_from(images: Array, labels: Array | None, source: str) -> tuple[int, Fetch]:
     """Serve two arrays side by side, or inputs alone."""
-    for name, array in (("images", images), ("labels", labels)):
-        if array is not None and (array.dtype.kind not in "biuf" or array.ndim == 0):
+    count, fetch_by_name = _fetch_by_name({"images": images}, labels, source)
+
+    def fetch(indices: Sequence[int]) -> tuple[Any, Any]:
+        inputs, targets = fetch_by_name(indices)
+        return inputs["images"], targets
+
+    return count, fetch
+
+
+def _fetch_by_name(inputs: Mapping[str, Array], labels: Array | None, source: str) -> tuple[int, Fetch]:
+    """Serve arrays side by side, each under its name."""
+    arrays = dict(inputs) if labels is None else {**inputs, "labels": labels}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.ndim == 0:
             raise DataError(
                 f"`{source}`: {name} is an array of {array.dtype} with shape {array.shape}, not of numbers."
             )
-    if labels is not None and len(images) != len(labels):
-        raise DataError(f"`{source}` has {len(images)} images, but {len(labels)} labels.")
+    first, *others = arrays
+    for name in others:
+        if len(arrays[name]) != len(arrays[first]):
+            raise DataError(f"`{source}` has {len(arrays[first])} {first}, but {len(arrays[name])} {name}.")
 
     def fetch(indices: Sequence[int]) -> tuple[Any, Any]:
         chosen = list(indices)
-        return _tensor(images[chosen]), None if labels is None else _tensor(labels[chosen])
+        tensors = {name: _tensor(array[chosen]) for name, array in inputs.items()}
+        return tensors, None if labels is None else _tensor(labels[chosen])
 
-    return len(images), fetch
+    return len(arrays[first]), fetch
 
 
 def _tensor(array: Array) -> torch.Tensor:

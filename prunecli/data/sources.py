@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prunecli.arguments import nearest
 from prunecli.data.arrays import open_idx, open_npz
 from prunecli.data.samples import Fetch, Samples, collate
 from prunecli.data.synthetic import open_random
@@ -56,7 +57,8 @@ def parse_source(text: str) -> Source:
     if colon and place and scheme in _OPENERS:
         return Source(scheme, place, part)
     if ".py:" not in plain:
-        raise DataError(f"`{text}` is no source of samples. Write {FORMS}.")
+        hint = nearest(f"{scheme}:", [f"{known}:" for known in _OPENERS]) if colon else ""
+        raise DataError(f"`{text}` is no source of samples.{hint} Write {FORMS}.")
     return Source("", plain, part)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import cast, get_args
 
+from prunecli.arguments import nearest
 from prunecli.errors import UsageError
 from prunecli.importance import Granularity, find_method, methods
 from prunecli.importance.registry import Needs
@@ -116,7 +117,10 @@ def _contender(text: str, choices: SweepChoices) -> Contender:
     name, at, scope = text.partition("@")
     scopes = get_args(ScopeName)
     if at and scope not in scopes:
-        raise UsageError(f"`--method {text}`: `{scope}` is no scope. Expected one of {', '.join(scopes)}.")
+        hint = nearest(scope, scopes)
+        raise UsageError(
+            f"`--method {text}`: `{scope}` is no scope.{hint} Expected one of {', '.join(scopes)}."
+        )
     info = find_method(name, Granularity(choices.compared.granularity))
     own = tuple(
         argument

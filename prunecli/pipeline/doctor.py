@@ -13,6 +13,7 @@ from prunecli.pipeline.versions import PACKAGES
 
 _OPTIONAL = {
     "timm": "models of timm (`timm:NAME`); install with `pip install timm`",
+    "transformers": "folders of Hugging Face (`hf:FOLDER`); install with `pip install transformers`",
 }
 """Packages that nothing else needs -> what they are for."""
 

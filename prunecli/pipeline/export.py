@@ -1,4 +1,4 @@
-"""The story of `export`: a checkpoint -> ONNX, safetensors, or a stand-alone loader beside it."""
+"""The story of `export`: a checkpoint -> ONNX, safetensors, a Hugging Face folder, a stand-alone loader."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from prunecli.errors import UsageError
 from prunecli.export.files import check_free, write_files
 from prunecli.export.record import PrunedRecord
+from prunecli.export.to_hugging_face import to_hugging_face
 from prunecli.export.to_loader import write_loader
 from prunecli.export.to_onnx import to_onnx
 from prunecli.export.to_safetensors import to_bytes
@@ -21,6 +22,7 @@ from prunecli.pipeline.settings import Samples, Source
 from prunecli.pipeline.versions import versions
 from prunecli.report import OnnxCheck
 from prunecli.spec import to_json_dict
+from prunecli.spec.hugging_face import CONFIG
 from prunecli.spec.rebase import rebase
 
 
@@ -31,11 +33,15 @@ class Targets:
     onnx: str | None = None
     safetensors: str | None = None
     loader: str | None = None
+    hf: str | None = None
+    """A folder for `from_pretrained`."""
 
     @property
     def chosen(self) -> Mapping[str, Path]:
         """The kinds chosen, and their paths."""
         given = {"onnx": self.onnx, "safetensors": self.safetensors, "loader": self.loader}
+        if self.hf is not None:
+            given["hf"] = str(Path(self.hf) / CONFIG)
         return {kind: Path(path) for kind, path in given.items() if path is not None}
 
 
@@ -59,11 +65,13 @@ def export(
 
     Raises:
         UsageError: no target is named.
-        ExportError: PyTorch cannot export the model to ONNX.
-        ProofError: the ONNX file computes something else.
+        ExportError: PyTorch cannot export the model to ONNX, or no `config.json` has its widths.
+        ProofError: a file computes something else.
     """
     if not targets.chosen:
-        raise UsageError("Nothing to write. Name at least one of `--onnx`, `--safetensors` and `--loader`.")
+        raise UsageError(
+            "Nothing to write. Name at least one of `--onnx`, `--safetensors`, `--hf` and `--loader`."
+        )
     check_free(targets.chosen.values(), force)
     listener = listener or Silent()
     opened = open_model(checkpoint, source or Source(), Samples(), listener)
@@ -76,6 +84,9 @@ def export(
     if targets.safetensors is not None:
         path = Path(targets.safetensors)
         contents[path] = to_bytes(opened.model, record_of(opened, path.parent))
+    if targets.hf is not None:
+        files = to_hugging_face(opened.model, opened.spec)
+        contents |= {Path(targets.hf) / name: content for name, content in files.items()}
     if targets.loader is not None:
         contents[Path(targets.loader)] = _loader(opened, Path(targets.loader)).encode()
     write_files(contents, force)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from prunecli.checkpoint import sniff
 from prunecli.export.files import check_free, write_files
 from prunecli.pipeline.finishing import finish
 from prunecli.pipeline.idle import refuse_idle_in_training, refuse_idle_recipe
@@ -74,6 +75,8 @@ def _train(named_after: Path, done: str, choices: Choices, listener: Listener) -
     if prunes_weights(choices.importance):
         check_masking(choices)
     arguments = dict(split_argument(text, "--schedule-arg") for text in choices.directed.schedule_arg)
+    if done != "trained":
+        sniff(named_after)  # before anything is said of what would be written
     paths = choose_paths(named_after, choices, done)
     check_free(paths.wanted, choices.files.force)
     check_run(paths.run, choices.run, choices.files.force)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from prunecli.checkpoint import Checkpoint, MatchReport, load_into, read_checkpoint
+from prunecli.checkpoint import Checkpoint, MatchReport, load_into
 from prunecli.errors import UsageError
 from prunecli.export.masks import from_record
 from prunecli.export.record import METADATA_KEY, PrunedRecord
@@ -18,10 +18,11 @@ from prunecli.graph.copying import named_tensors
 from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import Structure
 from prunecli.model import build_model, example_inputs
+from prunecli.pipeline.finding import AUTO, read, spec_of
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.running import float_dtype
 from prunecli.pipeline.settings import Samples, Source, Start
-from prunecli.spec import ModelSpec, find_spec, read_spec
+from prunecli.spec import ModelSpec, read_spec
 from prunecli.weights.network import Masks
 
 
@@ -82,12 +83,16 @@ class Opened:
 
 
 def open_model(
-    path: str, source: Source, samples: Samples, listener: Listener, spec: ModelSpec | None = None
+    path: str | Checkpoint,
+    source: Source,
+    samples: Samples,
+    listener: Listener,
+    spec: ModelSpec | None = None,
 ) -> Opened:
     """Read a checkpoint, find its spec, build the model and load the parameters into it.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, which may have been read already.
         source: what the user says of the model.
         samples: what the user says of the data.
         listener: hears how the checkpoint was read.
@@ -97,10 +102,10 @@ def open_model(
         SpecError: there is no spec, or it is not trusted, or building the model failed.
         CheckpointError: the file cannot be read, or does not fit the model.
     """
-    checkpoint = read_checkpoint(Path(path), key=source.key, allow_pickle=source.allow_pickle)
-    spec = spec or _find_spec(checkpoint, source, samples)
+    checkpoint = path if isinstance(path, Checkpoint) else read(path, source)
+    spec = spec or spec_of(checkpoint, source, samples, listener)
     if METADATA_KEY in checkpoint.metadata:
-        record = PrunedRecord.from_json(checkpoint.metadata[METADATA_KEY], str(path))
+        record = PrunedRecord.from_json(checkpoint.metadata[METADATA_KEY], str(checkpoint.path))
         model = rebuild_pruned(checkpoint.path, record, checkpoint.tensors, spec)
         opened = Opened(checkpoint.path.name, spec, model, checkpoint, record)
         listener.note(f"{opened.name}: {opened.read_as} of `{spec.factory}`")
@@ -149,6 +154,11 @@ def open_new(source: Source, samples: Samples, seed: int, listener: Listener) ->
     """
     if source.spec is None:
         raise UsageError("Say how to build the model: `--spec net.toml`, or `--spec torchvision:resnet18`.")
+    if source.spec == AUTO:
+        raise UsageError(
+            "`--spec auto` tells a model by the tensors of its checkpoint, and a new model has none: name "
+            "it, e.g. `--spec torchvision:resnet18`."
+        )
     spec = read_spec(
         source.spec,
         spec_args=source.spec_arg,
@@ -160,20 +170,6 @@ def open_new(source: Source, samples: Samples, seed: int, listener: Listener) ->
     name = Path(source.spec).stem if source.spec.endswith(".toml") else source.spec.rpartition(":")[2]
     listener.note(f"{name}: a new model of `{spec.factory}`, seed {seed}")
     return Opened(name, spec, build_model(spec, seed=seed))
-
-
-def _find_spec(checkpoint: Checkpoint, source: Source, samples: Samples) -> ModelSpec:
-    return find_spec(
-        checkpoint.path,
-        source.spec,
-        metadata=checkpoint.metadata,
-        trust=source.trust_spec,
-        spec_args=source.spec_arg,
-        input=source.input,
-        data=samples.data,
-        train_data=samples.train_data,
-        test_data=samples.test_data,
-    )
 
 
 def parents_of(opened: Opened) -> Mapping[str, str]:

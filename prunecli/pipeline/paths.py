@@ -74,7 +74,7 @@ def choose_paths(checkpoint: Path, choices: Choices, done: str) -> Paths:
 def _stem(checkpoint: Path, files: Files, done: str) -> Path:
     if not checkpoint.name:
         raise UsageError(f"`{checkpoint}` is no file: the path of the checkpoint is empty.")
-    default = f"{checkpoint.stem}.{done}"
+    default = f"{checkpoint.name if checkpoint.is_dir() else checkpoint.stem}.{done}"
     if files.out is None:
         return checkpoint.with_name(default)
     out = Path(files.out)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from prunecli.checkpoint import sniff
 from prunecli.export.files import check_free, write_files
 from prunecli.pipeline.deciding import check_choices, cut_at_once
 from prunecli.pipeline.finishing import finish
@@ -65,6 +66,8 @@ def prune(checkpoint: str | None, choices: Choices | None = None, listener: List
     choices = with_learning(choices)
     if choices.decision.dry_run and (choices.recovery.reconstruct or choices.recovery.recalibrate_bn):
         listener.note("dry run: no model is made, so nothing is re-solved or recalibrated")
+    if checkpoint is not None:
+        sniff(Path(checkpoint))  # before anything is said of what would be written
     paths = choose_paths(named_after(checkpoint, choices.source), choices, "pruned")
     check_free(paths.wanted, choices.files.force)
     if choices.steps.are_wanted:

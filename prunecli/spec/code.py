@@ -70,6 +70,8 @@ def code_digest(spec: ModelSpec, text: str) -> str | None:
     of a factory is once its model is built.
     """
     reference = Reference.parse(text)
+    if reference.kind is FactoryKind.TRANSFORMERS:
+        return None
     if reference.kind is FactoryKind.FILE:
         path = spec.resolve(reference.place)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -12,7 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prunecli.errors import SpecError
+from prunecli.arguments import nearest as nearest_name
+from prunecli.arguments import nearest_file
+from prunecli.errors import MissingSpecError, SpecError
+from prunecli.spec.hugging_face import default_inputs, is_folder, with_configuration
 from prunecli.spec.model_spec import (
     DataSpec,
     FactoryKind,
@@ -23,7 +27,7 @@ from prunecli.spec.model_spec import (
     is_absolute,
 )
 from prunecli.spec.rebase import way_between
-from prunecli.spec.tables import MINIMAL_SPEC, from_json_dict, plain_value
+from prunecli.spec.tables import MINIMAL_SPEC, from_json_dict, nearest, plain_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,6 +85,8 @@ def find_spec(
 ) -> ModelSpec:
     """Return the spec of a checkpoint: the one given, the one inside, or `NAME.toml` beside it.
 
+    A folder of Hugging Face says itself how its model is built, in `config.json`.
+
     One inside that names code of somebody's own may not be run unless it is trusted: then `NAME.toml` beside
     the file counts, which for `NAME.pruned.safetensors` is that of the dense model.
 
@@ -96,7 +102,8 @@ def find_spec(
         test_data: see `read_spec`.
 
     Raises:
-        SpecError: there is none, or it is malformed.
+        MissingSpecError: there is none.
+        SpecError: it is malformed.
     """
     path = Path(checkpoint)
     beside = _beside(path)
@@ -109,8 +116,10 @@ def find_spec(
         spec = inside
     elif beside is not None:
         spec = _read_toml(beside)
+    elif (folder := path if path.is_dir() else path.parent) and is_folder(folder):
+        spec = ModelSpec(f"hf:{folder.resolve()}", base=Path.cwd())
     else:
-        raise SpecError(
+        raise MissingSpecError(
             f"`{path.name}` does not say how to build its model. Name it, e.g. `--spec "
             "torchvision:resnet18` or "
             "`--spec model.py:build --input 3x32x32`,\n"
@@ -134,6 +143,7 @@ def override(
 
     Paths in these sources of data start from the current folder, and may name code whatever the spec may.
     """
+    spec = with_configuration(spec)
     args = {**spec.args, **parse_arguments(spec_args)}
     typed = {
         key: change_paths(source, partial(_path_from, spec.base))
@@ -210,7 +220,7 @@ def _read_toml(path: Path) -> ModelSpec:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SpecError(f"There is no spec file `{path}`.") from None
+        raise SpecError(f"There is no spec file `{path}`.{nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"The spec file `{path}` cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
@@ -223,7 +233,7 @@ def _read_toml(path: Path) -> ModelSpec:
 
 def _beside(path: Path) -> Path | None:
     """Return the spec file beside a checkpoint: `net.toml` for `net.pt`, and for `net.pruned.safetensors`."""
-    stem = path.with_suffix("")
+    stem = path if path.is_dir() else path.with_suffix("")
     names = [stem.name]
     while Path(names[-1]).suffix in _ENDINGS:
         names.append(Path(names[-1]).stem)
@@ -233,7 +243,11 @@ def _beside(path: Path) -> Path | None:
 
 def _may_be_built(spec: ModelSpec) -> bool:
     """Return whether the spec inside a checkpoint names a model that may be built."""
-    own_code = Reference.parse(spec.factory).kind in (FactoryKind.FILE, FactoryKind.MODULE)
+    own_code = Reference.parse(spec.factory).kind in (
+        FactoryKind.FILE,
+        FactoryKind.MODULE,
+        FactoryKind.HUGGING_FACE,
+    )
     return spec.may_run(spec.factory) or not own_code
 
 
@@ -268,7 +282,7 @@ _TORCHVISION_VIDEO = {
 
 
 def _default_inputs(spec: ModelSpec) -> tuple[InputSpec, ...]:
-    """Return the input that torchvision or timm made the model for.
+    """Return the input that torchvision, timm or a configuration of transformers made the model for.
 
     Raises:
         SpecError: the factory is someone else's.
@@ -280,10 +294,22 @@ def _default_inputs(spec: ModelSpec) -> tuple[InputSpec, ...]:
             return (InputSpec(_TORCHVISION_VIDEO.get(factory.name, (3, side, side))),)
     if factory.kind is FactoryKind.TIMM:
         return (InputSpec(_timm_input(factory.name, spec.args)),)
+    if factory.kind is FactoryKind.TRANSFORMERS:
+        return default_inputs(factory.name, spec.args)
+    if factory.kind is FactoryKind.MODULE and not _is_there(factory.place):
+        hint = nearest_name(factory.place, ("torchvision", "timm", "transformers"))
+        raise SpecError(f"`{spec.factory}`: there is no package `{factory.place}` here.{hint}")
     raise SpecError(
         f"The spec of `{spec.factory}` does not say what the model takes in. "
         "Add `[input]` with the `shape` of one sample, or pass e.g. `--input 3x32x32`."
     )
+
+
+def _is_there(module: str) -> bool:
+    """Say whether a package can be found, from the current folder too; nothing is imported."""
+    top = module.partition(".")[0]
+    here = Path(top)
+    return here.is_dir() or here.with_suffix(".py").is_file() or importlib.util.find_spec(top) is not None
 
 
 def _timm_input(name: str, args: Mapping[str, object]) -> tuple[int, ...]:
@@ -296,6 +322,11 @@ def _timm_input(name: str, args: Mapping[str, object]) -> tuple[int, ...]:
         ) from error
     config = timm.get_pretrained_cfg(name.partition(".")[0] if not timm.is_model_pretrained(name) else name)
     if config is None:
+        known, plain = timm.list_models(), name.partition(".")[0]
+        if plain not in known:
+            raise SpecError(
+                f"timm has no model `{name}`: {nearest(plain, known, '`timm.list_models()` lists them.')}"
+            )
         raise SpecError(f"timm states no input size for `{name}`. Pass one, e.g. `--input 3x224x224`.")
     channels, *sides = config.input_size
     size = args.get("img_size")

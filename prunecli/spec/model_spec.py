@@ -36,6 +36,8 @@ class FactoryKind(str, Enum):
 
     TORCHVISION = "torchvision"  # torchvision:resnet18
     TIMM = "timm"  # timm:resnet10t.c3_in1k
+    HUGGING_FACE = "hf"  # hf:path/to/folder#BertForSequenceClassification
+    TRANSFORMERS = "transformers"  # transformers:BertForSequenceClassification
     FILE = "file"  # path/to/file.py:factory
     MODULE = "module"  # package.module:factory
 
@@ -53,13 +55,19 @@ class Reference:
         """Take `text` apart; nothing is imported.
 
         Raises:
-            SpecError: the text has none of the four forms.
+            SpecError: the text has none of the forms.
 
         >>> Reference.parse("nets/model.py:net")
         Reference(kind=<FactoryKind.FILE: 'file'>, place='nets/model.py', name='net')
         """
+        if text.startswith("hf:"):
+            folder, hash_mark, name = text.removeprefix("hf:").partition("#")
+            if folder and name.isidentifier() is bool(hash_mark):
+                return cls(FactoryKind.HUGGING_FACE, folder, name)
         place, colon, name = text.rpartition(":")
         if colon and name:
+            if place == "transformers" and name.isidentifier():
+                return cls(FactoryKind.TRANSFORMERS, place, name)
             if place in ("torchvision", "timm"):
                 return cls(FactoryKind(place), place, name)
             if place.endswith(".py") and is_dotted_name(name):
@@ -67,8 +75,9 @@ class Reference:
             if is_dotted_name(place) and is_dotted_name(name):
                 return cls(FactoryKind.MODULE, place, name)
         raise SpecError(
-            f"`{text}` names no factory. Write `torchvision:NAME`, `timm:NAME`, `package.module:FUNCTION` or "
-            "`path/to/file.py:FUNCTION`, or give a spec file that ends in `.toml`."
+            f"`{text}` names no factory. Write `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, "
+            "`package.module:FUNCTION` or `path/to/file.py:FUNCTION`, or give a spec file that ends in "
+            "`.toml`."
         )
 
 
@@ -230,7 +239,7 @@ def change_paths(text: str, change: Callable[[str], str]) -> str:
     scheme, colon, place = text.partition(":")
     if colon and scheme == "idx":
         return f"idx:{','.join(map(change, place.split(',')))}"
-    if colon and scheme in ("npz", "imagefolder"):
+    if colon and scheme in ("npz", "imagefolder", "hf"):
         return f"{scheme}:{change(place)}"
     return change(text) if ".py:" in text else text
 

@@ -68,8 +68,8 @@ def test_timm_states_the_input() -> None:
     pytest.importorskip("timm")
     assert read_spec("timm:resnet10t.c3_in1k").inputs == (InputSpec((3, 176, 176)),)
     assert read_spec("timm:resnet10t", spec_args=["in_chans=1"]).inputs == (InputSpec((1, 176, 176)),)
-    with pytest.raises(SpecError, match="timm states no input size for `nonesuch`"):
-        read_spec("timm:nonesuch")
+    with pytest.raises(SpecError, match="timm has no model `resnet18x`: did you mean `resnet18`"):
+        read_spec("timm:resnet18x")
 
 
 def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,3 +230,10 @@ def test_code_named_inside_a_file_gives_way_to_the_spec_beside_it(tmp_path: Path
     assert found.factory == "torchvision:resnet18"
     other = find_spec(tmp_path / "other.pruned.safetensors", metadata={METADATA_KEY: inside})
     assert other.factory == "inside.py:net"  # which is refused when it is to be built
+
+
+def test_a_misspelt_library_is_suggested() -> None:
+    with pytest.raises(SpecError, match=r"no package `torchvison` here\. Did you mean `torchvision`\?"):
+        read_spec("torchvison:resnet18")
+    with pytest.raises(SpecError, match="does not say what the model takes in"):
+        read_spec("json:loads")

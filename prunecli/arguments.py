@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from prunecli.errors import UsageError
@@ -107,6 +108,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("tailor-fo", ["taylor-fo", "random"])
     ' Did you mean `taylor-fo`?'
+    >>> nearest("taylor", ["taylor-fo", "taylor-so"])  # the first of those that are as near
+    ' Did you mean `taylor-fo`?'
     """
-    found = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = get_close_matches(name, [each for each in known if each != name], n=4, cutoff=0.5)
+    found = sorted(close, key=lambda each: (-SequenceMatcher(None, each, name).ratio(), each))
     return f" Did you mean `{found[0]}`?" if found else ""
+
+
+def nearest_file(path: Path) -> str:
+    """Return ` Did you mean ...?` for the file beside a path that is called most like it, or nothing."""
+    try:
+        beside = [each.name for each in path.parent.iterdir() if each.suffix == path.suffix]
+    except OSError:
+        return ""
+    found = get_close_matches(path.name, beside, n=1, cutoff=0.7)
+    return f" Did you mean `{path.with_name(found[0])}`?" if found else ""

@@ -10,6 +10,7 @@ from math import floor
 
 from typing_extensions import assert_never
 
+from prunecli.arguments import nearest
 from prunecli.errors import UsageError
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -53,7 +54,8 @@ class Budget:
         names = ("keep", *(str(currency.value) for currency in Currency))
         if name not in names or not amount:
             raise UsageError(
-                f"`{text}` is no budget. Expected one of {', '.join(names)}, then an amount: `macs=0.5`."
+                f"`{text}` is no budget.{nearest(name, names) if name not in names else ''} Expected one of "
+                f"{', '.join(names)}, then an amount: `macs=0.5`."
             )
         if name == "keep":
             share = _share(amount) or _share(f"{amount}.")  # `keep=1` can mean nothing else

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from prunecli.cli.completion import Completer
+
 _CONTEXT = "context"
 
 
@@ -21,6 +23,8 @@ class Described:
     metavar: str | None = None
     min: float | None = None
     max: float | None = None
+    complete: Completer | None = None
+    """What the shell completes its value to; by default names of files."""
 
 
 class Given(frozenset[str]):
@@ -86,6 +90,7 @@ def _parameters(group: Any, panel: Panel) -> list[inspect.Parameter]:
             metavar="" if kind is bool else described.metavar,
             min=described.min,
             max=described.max,
+            autocompletion=described.complete,
             show_default=default is not None and default != [] and kind is not bool,
             rich_help_panel=panel.title,
         )

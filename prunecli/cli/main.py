@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 import traceback
+from contextlib import redirect_stdout, suppress
 from typing import Annotated, Any
 
 import typer
 
 from prunecli import __version__
+from prunecli.arguments import nearest
 from prunecli.cli import (
     compress_report,
     doctor,
     export,
     finetune,
+    init,
     inspect,
     methods,
     prune,
@@ -23,14 +28,19 @@ from prunecli.cli import (
     sweep,
     train,
 )
-from prunecli.cli.streams import quietly_closed, say_error
+from prunecli.cli.completion import IN_BASH, VARIABLE, behind_colon, mend_words
+from prunecli.cli.help import HelpedCommand, HelpedGroup
+from prunecli.cli.streams import quietly_closed, say, say_error
 from prunecli.errors import PruneError
 
+_QUOTED = re.compile(r"'([^']*)'")
+_NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)")
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="prunecli",
+    cls=HelpedGroup,
     help="Make PyTorch networks physically smaller, and prove it.",
     epilog="Start with `prunecli inspect CKPT`. `prunecli COMMAND --help` shows examples.",
     no_args_is_help=True,
@@ -40,6 +50,7 @@ app = typer.Typer(
 )
 for file in (
     inspect,
+    init,
     score,
     prune,
     finetune,
@@ -51,7 +62,7 @@ for file in (
     compress_report,
     doctor,
 ):
-    app.command(file.NAME, epilog=file.EXAMPLES)(file.command)
+    app.command(file.NAME, cls=HelpedCommand, epilog=file.EXAMPLES)(file.command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -72,7 +83,7 @@ def _before_every_command(
 def main() -> None:
     """Run the command line and exit."""
     with quietly_closed():
-        code = run(sys.argv[1:])
+        code = _complete_in_bash() if os.environ.get(VARIABLE) == IN_BASH else run(sys.argv[1:])
     sys.exit(code)
 
 
@@ -95,6 +106,17 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _complete_in_bash() -> int:
+    """Answer bash, which takes values apart at colons; other shells need no help."""
+    is_behind_colon = mend_words(os.environ)
+    answer = io.StringIO()
+    with redirect_stdout(answer), suppress(SystemExit):
+        run([])
+    text = answer.getvalue()
+    sys.stdout.write(behind_colon(text) if is_behind_colon else text)
+    return 0
+
+
 def _failed(message: str, code: int, arguments: list[str]) -> int:
     if "--debug" in arguments or os.environ.get("PRUNECLI_DEBUG"):
         traceback.print_exc()
@@ -111,11 +133,14 @@ def _is_click_error(error: Exception) -> bool:
 def _misused(error: Any) -> int:
     """Say in one or two lines what is wrong with the arguments, and the option that may have been meant."""
     message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
-    if not message:  # no arguments at all: typer has shown the help
+    if type(error).__name__ == "NoArgsIsHelpError":  # whose message is the help
+        say(error.format_message())
         return int(error.exit_code)
     close = getattr(error, "possibilities", None)
     if close:
         message = f"{error.message}. Did you mean `{close[0]}`?"
+    elif choice := _NO_CHOICE.search(message):
+        message += f".{nearest(choice[1], re.findall(_QUOTED, choice[2]))}".rstrip(".")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "prunecli"
     say_error(f"{message}\nSee `{command} --help`.")
     return int(error.exit_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli.arguments import another_value, as_plain, explained, with_defaults
+from prunecli.cli.completion import method_names
 from prunecli.cli.options import Style, with_options
 from prunecli.cli.streams import write_result
 
@@ -24,7 +25,13 @@ EXAMPLES = """Examples:
 _HEADINGS = {"unit": "Methods for units", "weight": "Methods for weights (--granularity weight)"}
 
 MethodName = Annotated[
-    str | None, typer.Argument(help="Say everything about one method.", metavar="[NAME]", show_default=False)
+    str | None,
+    typer.Argument(
+        help="Say everything about one method.",
+        metavar="[NAME]",
+        show_default=False,
+        autocompletion=method_names,
+    ),
 ]
 
 

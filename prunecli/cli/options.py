@@ -91,11 +91,18 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Shown(Style):
+class Said(Style):
     """How results are written, and how much is said meanwhile."""
 
     quiet: bool = False
     verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Shown(Said):
+    """How results are written that may have long tables."""
+
+    all: bool = False
 
 
 with_options = grouped(
@@ -127,6 +134,7 @@ with_options = grouped(
         SweptRecipe: RECIPE,
         SweptFiles: SWEPT_FILES,
         Style: SHOWN,
+        Said: SHOWN,
         Shown: SHOWN,
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunecli.cli import completion
 from prunecli.cli.grouping import Described, Panel
 
 MODEL = Panel(
@@ -9,9 +10,11 @@ MODEL = Panel(
     {
         "spec": Described(
             "How to build, feed and check the model: a TOML file, `torchvision:NAME`, `timm:NAME`, "
-            "`package.module:factory` or `path/to/file.py:factory`. Default: the spec inside a prunecli "
+            "`hf:FOLDER`, `package.module:factory` or `path/to/file.py:factory`; `auto` takes the model of "
+            "torchvision or timm that has the checkpoint's tensors. Default: the spec inside a prunecli "
             "file, else NAME.toml beside the checkpoint.",
             metavar="SPEC",
+            complete=completion.specs,
         ),
         "spec_arg": Described(
             "An argument of the factory, such as `num_classes=10`. Repeatable.", metavar="NAME=VALUE"
@@ -72,7 +75,11 @@ MACHINE = Panel(
 IMPORTANCE = Panel(
     "Importance",
     {
-        "method": Described("How importance is measured; `prunecli methods` lists them.", metavar="NAME"),
+        "method": Described(
+            "How importance is measured; `prunecli methods` lists them.",
+            metavar="NAME",
+            complete=completion.method_names,
+        ),
         "method_arg": Described("A setting of the method. Repeatable.", metavar="NAME=VALUE"),
         "granularity": Described(
             "What is scored and removed: whole units, or single weights, which become zeros.",
@@ -83,11 +90,13 @@ IMPORTANCE = Panel(
             "per cost and re-solves layers; `rank` is rank-based pruning in training (`--schedule "
             "contribution`) as its paper has it, `rank-code` as its authors' code has it.",
             metavar="best|rank|rank-code|...",
+            complete=completion.preset_names,
         ),
         "fallback": Described(
             "Score the groups that the method cannot score by this one. Their scores do not compare: "
             "rank with `--scope layer`.",
             metavar="NAME",
+            complete=completion.method_names,
         ),
         "score_bn": Described(
             "While scoring, batch normalisation uses its running statistics (eval) or the batch's (train).",
@@ -102,6 +111,7 @@ STUDY = Panel(
             "Say how far the scores agree with those of another method: correlations per layer and over all "
             "layers. `oracle` measures what the loss really changes, and goes on where it was interrupted.",
             metavar="METHOD",
+            complete=completion.method_names,
         ),
         "gate": Described(
             "Where gates stand: behind normalisations, or before them, which is for study, not for cutting.",
@@ -116,6 +126,7 @@ BUDGET = Panel(
         "target": Described(
             "What the smaller model may cost: `macs=0.5`, `params=1.5M`, `units=50%`; a share or a number.",
             metavar="WHAT=AMOUNT",
+            complete=completion.choices("macs=", "params=", "units="),
         ),
         "ratio": Described(
             "Compression ratio of `--granularity weight`, such as 32: one parameter of 32 stays.", metavar="R"
@@ -181,8 +192,16 @@ START = Panel(
 DECISION = Panel(
     "Plan",
     {
-        "scores": Described("Take the scores from a file of `prunecli score --out`.", metavar="FILE"),
-        "apply": Described("Apply a plan made elsewhere or edited by hand; needs no budget.", metavar="FILE"),
+        "scores": Described(
+            "Take the scores from a file of `prunecli score --out`.",
+            metavar="FILE",
+            complete=completion.files(".safetensors"),
+        ),
+        "apply": Described(
+            "Apply a plan made elsewhere or edited by hand; needs no budget.",
+            metavar="FILE",
+            complete=completion.files(".json"),
+        ),
         "plan": Described("Write the plan, as JSON.", metavar="FILE"),
         "dry_run": Described("Show what would happen; write no model."),
     },
@@ -224,6 +243,7 @@ SHOWN = Panel(
     {
         "format": Described("How results are written.", metavar="table|json|csv|md"),
         "json": Described("Short for `--format json`."),
+        "all": Described("Show long tables whole on a terminal too; in a pipe they always are."),
         "quiet": Described("Print only the path written, and no progress.", ("--quiet", "-q")),
         "verbose": Described("Say more on standard error.", ("--verbose", "-v")),
         "debug": Described("Show the traceback of an error."),

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from prunecli.cli.options import Shown
+from prunecli.cli.options import Said
 from prunecli.cli.streams import has_colour, plain, say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _BAR_AND_TIMES = 28
 class Reporter:
     """A listener that writes to standard error, as much as the user asked for."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: Said) -> None:
         self.shown = shown
         self.is_terminal = sys.stderr.isatty()
         self.bar: Progress | None = None
@@ -202,7 +202,7 @@ def _percent(share: float) -> str:
 
 
 @contextmanager
-def reporting(shown: Shown) -> Iterator[Reporter]:
+def reporting(shown: Said) -> Iterator[Reporter]:
     """Lend a reporter; warnings of other packages become one line each meanwhile."""
     reporter = Reporter(shown)
     with warnings.catch_warnings():

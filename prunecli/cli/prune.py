@@ -29,14 +29,14 @@ EXAMPLES = """Examples:
 
 @with_options
 def command(
-    start: Start,
+    budget: Budget,
     source: Source,
     samples: Samples,
     importance: Importance,
-    budget: Budget,
+    recovery: Recovery,
+    start: Start,
     weights: Weights,
     decision: Decision,
-    recovery: Recovery,
     steps: Steps,
     recipe: Recipe,
     run: Run,

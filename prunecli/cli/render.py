@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from prunecli.cli.lines import paragraph, print_lines
 from prunecli.cli.streams import has_colour, plain
 from prunecli.report import Change, LayerChange, MaskedLayer, Report, TrainingFacts
 from prunecli.report.masks import is_cut, mask_lines, weights_of
+from prunecli.report.models_text import latency_text, lineage_lines, memory_lines, models_table, units_of_all
 from prunecli.report.numbers import human, human_bytes, percent
 from prunecli.report.text import accuracy_text, macs_share, onnx_text, parity_text, recovery_text
 from prunecli.report.training_text import figure_lines, phase_notes, phase_table, shows_layers, training_text
@@ -28,9 +30,14 @@ UNLIMITED = 100_000
 """Columns of a pipe."""
 _SHORTEST_NAME = 16
 """What a name keeps even where it costs the table its fit."""
+MOST_ROWS = 40
+"""Rows of a table that a terminal gets, unless all are asked for."""
 _GAP = "  "
+_CUT_NUMBER = re.compile(r"\d\.{3}|\.{3}\d")
 _SPARE = ("params", "best", "loss")
 """Columns of the table of phases that may go."""
+_SPARE_OF_MODELS = ("loss", "top5", "params", "peak act.", "file size")
+"""Columns of the table of files that may go."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,30 @@ def stdout_console() -> Console:
     )
 
 
-def render_report(report: Report, console: Console, written: Mapping[Path, int] | None = None) -> None:
+def most_rows(everything: bool = False) -> int | None:
+    """Return how many rows of a table to show: a terminal gets the most telling ones, a pipe gets all."""
+    return None if everything or not sys.stdout.isatty() else MOST_ROWS
+
+
+def more_line(count: int, what: str, width: int) -> list[Text]:
+    """Return a line that says how many rows are not shown; none if all are."""
+    if count <= 0:
+        return []
+    return paragraph(
+        f"and {count:,} more {what}{'s' * (count != 1)}; --all shows them", width, style="italic"
+    )
+
+
+def render_report(
+    report: Report, console: Console, written: Mapping[Path, int] | None = None, most: int | None = None
+) -> None:
     """Print a report.
 
     Args:
         report: What to print.
         console: Where to.
         written: Paths just written, and their sizes; by default the names that the report knows.
+        most: Layers to show, those that changed most; by default all.
     """
     width = console.width
     lines = [Text(plain(report.title), "bold")]
@@ -98,7 +122,15 @@ def render_report(report: Report, console: Console, written: Mapping[Path, int] 
         )
         lines += paragraph(asked, width, style="dim")
     if shows_layers(report):
-        lines += [Text(), *table_lines(layer_columns(report), width)]
+        layers = layers_shown(report, most)
+        hidden = len(_with_macs(report)) - len(layers)
+        lines += [Text(), *table_lines(layer_columns(report, layers), width)]
+        lines += more_line(hidden, "layer", width)
+    if len(report.models) > 2:
+        lines += [
+            Text(),
+            *table_lines(_plain_columns(models_table(report), _SPARE_OF_MODELS), width, has_total=False),
+        ]
     if report.training and report.training.phases:
         lines += [Text(), *table_lines(phase_columns(report.training), width, has_total=False)]
     lines += [Text()]
@@ -106,29 +138,8 @@ def render_report(report: Report, console: Console, written: Mapping[Path, int] 
         lines += paragraph(text, width, (f"{label:<10}", "bold"))
     for notice in report.warnings:
         loud = notice.kind == "collapse"
-        lines += paragraph(notice.text, width, ("warning: ", "bold red" if loud else "yellow"))
+        lines += paragraph(notice.text, width, ("warning: ", "bold red" if loud else "bold magenta"))
     print_lines(lines, console)
-
-
-def paragraph(text: str, width: int, lead: tuple[str, str] = ("", ""), style: str = "") -> list[Text]:
-    """Break a text between words where it is wider than the terminal, all lines right of its lead.
-
-    Args:
-        text: One paragraph; control characters are taken out.
-        width: Columns of the terminal.
-        lead: What stands before the first line, and its style.
-        style: Style of the text.
-    """
-    room = max(width - len(lead[0]), _SHORTEST_NAME)
-    parts = textwrap.wrap(plain(text), room, break_long_words=False, break_on_hyphens=False) or [""]
-    leads = (lead, *[(" " * len(lead[0]), "")] * (len(parts) - 1))
-    return [Text.assemble(before, (part, style)) for before, part in zip(leads, parts, strict=True)]
-
-
-def print_lines(lines: Iterable[Text], console: Console) -> None:
-    """Print lines as they are: nothing is wrapped or cut."""
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
 
 
 def table_lines(columns: Sequence[Column], width: int = UNLIMITED, has_total: bool = True) -> list[Text]:
@@ -144,32 +155,38 @@ def table_lines(columns: Sequence[Column], width: int = UNLIMITED, has_total: bo
 
 
 def fit(columns: Sequence[Column], width: int) -> list[Column]:
-    """Drop the columns that no folding makes room for, then fold names, the least important ones first."""
+    """Drop the columns that no folding makes room for; then fold lists, then names, the least first."""
     fitted = list(columns)
     while _total_width(fitted, folded=True) > width and any(column.drop for column in fitted):
         fitted.remove(max(fitted, key=lambda column: column.drop))
-    for column in sorted(fitted, key=lambda column: -column.drop):
+    for column in sorted(fitted, key=lambda column: (not column.is_list, -column.drop)):
         excess = _total_width(fitted) - width
         if excess > 0 and column.is_name:
-            room = max(column.width - excess, column.fold_to if column.drop else _SHORTEST_NAME)
+            room = max(
+                column.width - excess, column.fold_to if column.drop or column.is_list else _SHORTEST_NAME
+            )
             fitted[fitted.index(column)] = _folded(column, room)
     return fitted
 
 
 def _folded(column: Column, width: int) -> Column:
-    shorten = fold_list if column.is_list else fold
-    return replace(column, cells=tuple(shorten(cell, width) for cell in column.cells))
+    """Shorten names where most of them stay different from each other, and fewest numbers lose digits."""
+    if column.is_list:
+        return replace(column, cells=tuple(fold_list(cell, width) for cell in column.cells))
+    ways = [tuple(fold(cell, width, tail) for cell in column.cells) for tail in (4, 3, 2, 1)]
+    worths = [(len(set(cells)), -sum(map(bool, map(_CUT_NUMBER.search, cells)))) for cells in ways]
+    return replace(column, cells=ways[worths.index(max(worths))])
 
 
-def fold(name: str, width: int) -> str:
-    """Shorten a name before its middle, where it says least.
+def fold(name: str, width: int, sixths: int = 4) -> str:
+    """Shorten a name inside, so that so many sixths of what is left are its end, which says most.
 
     >>> fold("encoder.layers.encoder_layer_0.mlp.0", 20)
     'encode...yer_0.mlp.0'
     """
     if len(name) <= width:
         return name
-    tail = (width - 3) * 2 // 3
+    tail = (width - 3) * sixths // 6
     return f"{name[: width - 3 - tail]}...{name[-tail:]}"
 
 
@@ -179,21 +196,55 @@ def fold_list(names: str, width: int) -> str:
     >>> fold_list("conv1, bn1, conv2", 14)
     'conv1, bn1 ...'
     """
-    return names if len(names) <= width else f"{names[: width - 4].rstrip(', ')} ..."
+    if len(names) <= width:
+        return names
+    whole = names[: width - 3].rpartition(",")[0]  # up to the end of a name, where one fits
+    return f"{whole or names[: width - 4]} ..."
 
 
-def layer_columns(report: Report) -> list[Column]:
-    """Return the table of layers: units or weights kept, params, MACs, and its part of the MACs left."""
-    layers = [layer for layer in report.layers if layer.macs.before or layer.macs.after]
+def layers_shown(report: Report, most: int | None = None) -> list[LayerChange]:
+    """Return the layers that have MACs, in their order: of more than `most`, those that changed most.
+
+    Of layers that changed alike, those with more MACs left.
+    """
+    layers = _with_macs(report)
+    if most is None or len(layers) <= most:
+        return layers
+    masked = weights_of(report)
+
+    def change(layer: LayerChange) -> tuple[int, int]:
+        gone = masked[layer.name].size - masked[layer.name].kept if layer.name in masked else 0
+        return layer.macs.before - layer.macs.after + gone, layer.macs.after
+
+    chosen = set(map(id, sorted(layers, key=change, reverse=True)[:most]))
+    return [layer for layer in layers if id(layer) in chosen]
+
+
+def _with_macs(report: Report) -> list[LayerChange]:
+    return [layer for layer in report.layers if layer.macs.before or layer.macs.after]
+
+
+def layer_columns(report: Report, layers: Sequence[LayerChange] | None = None) -> list[Column]:
+    """Return the table of layers: units or weights kept, params, MACs, and its part of the MACs left.
+
+    Args:
+        report: What to show.
+        layers: Those to name; by default all that have MACs. Others are summed up.
+    """
+    layers = _with_macs(report) if layers is None else layers
     shown = set(map(id, layers))
     others = [layer for layer in report.layers if id(layer) not in shown]
     totals = report.totals
     total = LayerChange("total", "", totals.units, totals.params, totals.macs)
     rows = [*layers, *([_sum_up(others)] if others else []), total]
-    masked = report.masks is not None
+    masked, chains = report.masks is not None, units_of_all(report)
     weights = _weight_columns(report, [layer.name for layer in layers], bool(others)) if masked else []
     units = Column(
-        "units", tuple(f"{row.units.after}/{row.units.before}" if row.units else "" for row in rows)
+        "units",
+        tuple(
+            chains.get(row.name) or (f"{row.units.after}/{row.units.before}" if row.units else "")
+            for row in rows
+        ),
     )
     return [
         Column("layer", tuple(plain(row.name) or "(root)" for row in rows), is_name=True),
@@ -227,9 +278,19 @@ def _all_of(layers: Iterable[MaskedLayer]) -> MaskedLayer:
 
 def phase_columns(facts: TrainingFacts) -> list[Column]:
     """Return the table of phases: what was left, and how good it was at the end of each."""
-    titles, *rows = phase_table(facts)
+    return _plain_columns(phase_table(facts), _SPARE)
+
+
+def _plain_columns(table: Sequence[Sequence[str]], spare: Sequence[str]) -> list[Column]:
+    """Return columns of texts, of which the first are names; `spare` ones go first where there is no room."""
+    titles, *rows = table
     return [
-        Column(title, tuple(plain(row[i]) for row in rows), is_name=i == 0, drop=2 if title in _SPARE else 0)
+        Column(
+            title,
+            tuple(plain(row[i]) for row in rows),
+            is_name=i == 0,
+            drop=len(spare) - spare.index(title) if title in spare else 0,
+        )
         for i, title in enumerate(titles)
     ]
 
@@ -237,7 +298,9 @@ def phase_columns(facts: TrainingFacts) -> list[Column]:
 def _sum_up(layers: Sequence[LayerChange]) -> LayerChange:
     zero = Change(0, 0)
     params = sum((layer.params for layer in layers), zero)
-    return LayerChange(f"({len(layers)} without MACs)", "", None, params, zero)
+    macs = sum((layer.macs for layer in layers), zero)
+    name = f"({len(layers)} others)" if macs.before or macs.after else f"({len(layers)} without MACs)"
+    return LayerChange(name, "", None, params, macs)
 
 
 def _changes(changes: Sequence[Change]) -> tuple[str, ...]:
@@ -267,6 +330,10 @@ def _summary(report: Report, written: Mapping[Path, int] | None) -> Iterator[tup
         ("size", totals.parameter_bytes, human_bytes),
     ):
         yield label, f"{write(change.before)} -> {write(change.after)} ({percent(change.ratio)} left)"
+    yield from memory_lines(report)
+    if latency := latency_text(report):
+        yield "latency", latency
+    yield from (("" if i else "lineage", line) for i, line in enumerate(lineage_lines(report)))
     if accuracy := accuracy_text(report.accuracy_before, report.accuracy_after):
         yield "accuracy", accuracy
     if report.training:

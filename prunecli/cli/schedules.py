@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli.arguments import as_plain, explained, with_defaults
+from prunecli.cli.completion import schedule_names
 from prunecli.cli.options import Style, with_options
 from prunecli.cli.streams import write_result
 
@@ -21,7 +22,12 @@ EXAMPLES = """Examples:
 
 ScheduleName = Annotated[
     str | None,
-    typer.Argument(help="Say everything about one schedule.", metavar="[NAME]", show_default=False),
+    typer.Argument(
+        help="Say everything about one schedule.",
+        metavar="[NAME]",
+        show_default=False,
+        autocompletion=schedule_names,
+    ),
 ]
 
 

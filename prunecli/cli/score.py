@@ -92,7 +92,7 @@ def render(scored: Scored, shown: Shown, units: bool) -> str:
             return to_markdown([*tables, *compared], f"## {scored.checkpoint}", notes)
         case "table":
             compared = agreement_tables(scored)
-            return to_terminal([*tables, *compared], f"{scored.checkpoint}: higher = keep", notes)
+            return to_terminal([*tables, *compared], f"{scored.checkpoint}: higher = keep", notes, shown.all)
 
 
 def notes_of(scored: Scored) -> tuple[str, ...]:

@@ -102,4 +102,4 @@ def render(report: SweepReport, files: Sequence[Path], asked: Shown) -> str:
     optional = tuple(name for name in _OPTIONAL if name in titles)
     table = Table("", titles, tuple(rows), optional, numeric=titles[2:])
     written = [f"{'written' if not i else '':<10}{path}" for i, path in enumerate(files)]
-    return to_terminal([table], f"Sweep of {report.title}", [*sweep_notes(report), *written])
+    return to_terminal([table], f"Sweep of {report.title}", [*sweep_notes(report), *written], asked.all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunecli.cli import completion
 from prunecli.cli.grouping import Described, Panel
 from prunecli.cli.panels import BUDGET, FILES, IMPORTANCE, START
 
@@ -41,6 +42,7 @@ COMPARED = Panel(
             "`all` is every method of units but the oracles; of weights, those of the usual comparison, four "
             "of them in both scopes. Repeatable.",
             metavar="NAMES",
+            complete=completion.method_names,
         ),
         "method_arg": Described(
             "A setting of those of the methods that have it. Repeatable.", metavar="NAME=VALUE"

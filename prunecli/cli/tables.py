@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from rich.text import Text
 
+from prunecli.cli.lines import paragraph, print_lines
 from prunecli.cli.options import Shown
-from prunecli.cli.render import Column, paragraph, print_lines, render_report, stdout_console, table_lines
+from prunecli.cli.render import (
+    Column,
+    more_line,
+    most_rows,
+    render_report,
+    stdout_console,
+    table_lines,
+)
 from prunecli.cli.streams import plain, say, write_result
 from prunecli.report import Report, text
+from prunecli.report.spreadsheet import csv_text
 
 Cell: TypeAlias = "str | int | float | None"
 
@@ -36,18 +43,32 @@ class Table:
     """Columns of lists, which lose their end where the terminal is narrow."""
     numeric: tuple[str, ...] = ()
     """Columns of numbers that are text already."""
+    chosen_by: str = ""
+    """The column whose largest numbers are shown of a long table; by default, the first rows are."""
 
 
-def to_terminal(tables: Sequence[Table], heading: str = "", closing: Sequence[str] = ()) -> str:
-    """Return aligned text: as wide as the terminal, or as COLUMNS says; never cut in a pipe."""
+def to_terminal(
+    tables: Sequence[Table], heading: str = "", closing: Sequence[str] = (), everything: bool = False
+) -> str:
+    """Return aligned text: as wide as the terminal, or as COLUMNS says; never cut in a pipe.
+
+    Args:
+        tables: Those with no rows are left out.
+        heading: What stands above them.
+        closing: Paragraphs below them.
+        everything: Whether a terminal gets long tables whole, too.
+    """
     console = stdout_console()
+    most = most_rows(everything)
     width = console.width
     lines = paragraph(heading, width, style="bold") if heading else []
     for table in tables:
         if table.rows:
             title = [Text(plain(table.title), "bold")] if table.title else []
             separator = [Text()] if lines else []
-            lines += [*separator, *title, *table_lines(_columns(table), width, has_total=False)]
+            shown_rows = shortened(table, most)
+            lines += [*separator, *title, *table_lines(_columns(shown_rows), width, has_total=False)]
+            lines += more_line(len(table.rows) - len(shown_rows.rows), "row", width)
     lines += [Text()] if lines and closing else []
     for line in (line for block in closing for line in block.splitlines() or [""]):
         lead = _LEAD.match(line)
@@ -55,6 +76,22 @@ def to_terminal(tables: Sequence[Table], heading: str = "", closing: Sequence[st
     with console.capture() as captured:
         print_lines(lines, console)
     return captured.get()
+
+
+def shortened(table: Table, most: int | None) -> Table:
+    """Return a table with so many rows at most: those with the largest numbers in what it is chosen by."""
+    if most is None or len(table.rows) <= most:
+        return table
+    chosen = list(range(most))
+    if table.chosen_by:
+        at = table.columns.index(table.chosen_by)
+        largest = sorted(range(len(table.rows)), key=lambda i: _size(table.rows[i][at]), reverse=True)
+        chosen = sorted(largest[:most])
+    return replace(table, rows=tuple(table.rows[i] for i in chosen))
+
+
+def _size(cell: Cell) -> float:
+    return abs(cell) if isinstance(cell, (int, float)) else 0.0
 
 
 def to_markdown(tables: Sequence[Table], heading: str = "", closing: Sequence[str] = ()) -> str:
@@ -73,14 +110,12 @@ def to_markdown(tables: Sequence[Table], heading: str = "", closing: Sequence[st
 
 def to_csv(table: Table) -> str:
     """Return one table as comma-separated values, numbers in full."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
-    return buffer.getvalue()
+    return csv_text((table.columns, *table.rows))
 
 
-def report_text(report: Report, style: str, written: Mapping[Path, int] | None = None) -> str:
+def report_text(
+    report: Report, style: str, written: Mapping[Path, int] | None = None, everything: bool = False
+) -> str:
     """Return a report in the form asked for; a table also says which paths were written."""
     match style:
         case "json":
@@ -93,7 +128,7 @@ def report_text(report: Report, style: str, written: Mapping[Path, int] | None =
             pass
     console = stdout_console()
     with console.capture() as captured:
-        render_report(report, console, written)
+        render_report(report, console, written, most_rows(everything))
     return captured.get()
 
 
@@ -104,7 +139,7 @@ def show_report(report: Report, files: Sequence[Path], asked: Shown) -> None:
             write_result(str(path))
         return
     sizes = {path: path.stat().st_size for path in files}
-    write_result(report_text(report, asked.style, sizes))
+    write_result(report_text(report, asked.style, sizes, asked.all))
     if asked.style != "table":  # which names the paths itself
         for path in files:
             say(f"wrote {path}")

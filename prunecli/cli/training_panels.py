@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunecli.cli import completion
 from prunecli.cli.grouping import Described, Panel
 
 STEPS = Panel(
@@ -93,7 +94,9 @@ DIRECTED = Panel(
     "Schedule",
     {
         "schedule": Described(
-            "What happens to the model while it trains; `prunecli schedules` lists them.", metavar="NAME"
+            "What happens to the model while it trains; `prunecli schedules` lists them.",
+            metavar="NAME",
+            complete=completion.schedule_names,
         ),
         "schedule_arg": Described("A setting of the schedule. Repeatable.", metavar="NAME=VALUE"),
     },

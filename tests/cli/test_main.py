@@ -33,6 +33,20 @@ def prunecli(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         (("prone", MLP), 2, "No such command 'prone'. Did you mean 'prune'?"),
         (("prune",), 2, "Name a checkpoint, or say `--at-init --spec SPEC`"),
         (("prune", MLP, "--device", "gpu"), 2, "'gpu' is not one of 'auto', 'cpu', 'cuda', 'mps'"),
+        (("prune", MLP, "--format", "tabel"), 2, "'csv', 'md'. Did you mean `table`?"),
+        (("prune", MLP, "--target", "mac=0.5"), 2, "`mac=0.5` is no budget. Did you mean `macs`?"),
+        (
+            ("prune", MLP, "--keep", "0.5", "--data", "npx:a.npz"),
+            4,
+            "is no source of samples. Did you mean `npz:`?",
+        ),
+        (
+            ("sweep", MLP, "--method", "random@layr", "--keep", "0.5"),
+            2,
+            "`layr` is no scope. Did you mean `layer`?",
+        ),
+        (("inspect", MLP.replace("model.pt", "modle.pt")), 4, "modle.pt`. Did you mean `"),
+        (("inspect", MLP, "--spec", MLP.replace("model.pt", "modle.toml")), 4, "model.toml`?"),
         (("prune", MLP), 2, "Say how much may stay: `--keep 0.5`"),
         (
             ("prune", MLP, "--keep", "0.5", "--target", "macs=0.5"),
@@ -286,3 +300,14 @@ def test_the_table_names_every_path_written(
     assert "wrote" not in err
     assert run(["prune", MLP, *arguments, "--force", "--json"]) == 0
     assert f"wrote {tmp_path / 'model.pruned.json'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ("prune", "finetune"))
+def test_a_misspelt_checkpoint_is_told_before_outputs_that_are_there(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = {"prune": "pruned", "finetune": "finetuned"}[command]
+    (tmp_path / f"net.{done}.safetensors").touch()
+    budget = ["--keep", "0.5"] if command == "prune" else []
+    assert run([command, str(tmp_path / "net.pt"), *budget]) == 4
+    assert "There is no file" in capsys.readouterr().err

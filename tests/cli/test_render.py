@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from prunecli.cli import render, tables
+from prunecli.cli.lines import paragraph
 from prunecli.cli.render import (
     Column,
     fit,
     fold,
     fold_list,
     layer_columns,
-    paragraph,
     render_report,
     stdout_console,
     table_lines,
@@ -180,6 +180,22 @@ def test_fold_keeps_both_ends() -> None:
     assert fold("short", 10) == "short"
     assert fold("0123456789", 7) == "01...89"
     assert len(fold("x" * 50, 16)) == 16
+
+
+def test_folded_names_stay_different() -> None:
+    names = tuple(f"blocks.{i}.attention.projection_of_the_values.inner" for i in range(200))
+    (column,) = fit([Column("layer", names, is_name=True)], 30)
+    assert len(set(column.cells)) == 200
+    assert column.cells[157] == "blocks.157.att..._values.inner"
+
+
+def test_lists_are_folded_before_names() -> None:
+    group = Column("group", ("features.2.0.block.2.fc1",), is_name=True)
+    (name, cut_in) = fit(
+        [group, Column("cut in", ("features.2.0.block.2.fc1, " * 3,), is_list=True, is_name=True)], 60
+    )
+    assert name.cells == ("features.2.0.block.2.fc1",)
+    assert len(cut_in.cells[0]) <= 34
 
 
 def test_a_list_loses_its_end() -> None:

@@ -117,10 +117,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_file(path: Path) -> str:
-    """Return ` Did you mean ...?` for the file beside a path that is called most like it, or nothing."""
+    """Return ` Did you mean ...?` for the file beside a path that is called most like it, or nothing.
+
+    That may be one whose ending was left out.
+    """
     try:
-        beside = [each.name for each in path.parent.iterdir() if each.suffix == path.suffix]
+        beside = sorted(path.parent.iterdir())
     except OSError:
         return ""
-    found = get_close_matches(path.name, beside, n=1, cutoff=0.7)
+    alike = [each.name for each in beside if each.suffix == path.suffix]
+    found = get_close_matches(path.name, alike, n=1, cutoff=0.7)
+    found += [each.name for each in beside if each.stem == path.name]
     return f" Did you mean `{path.with_name(found[0])}`?" if found else ""

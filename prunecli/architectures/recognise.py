@@ -93,8 +93,8 @@ def recognise(shapes: Shapes, catalogue: Catalogue | None = None) -> Recognised:
 def _match(known: Fingerprint, shapes: Shapes, prefix: str) -> Match | None:
     """Return the match, with the arguments that the shapes imply, if all shapes agree."""
     places = [place for argument in known.arguments for place in argument.places]
-    if any(place.axis >= len(shapes[place.tensor]) for place in places):
-        return None
+    if any(place.axis >= len(shapes.get(place.tensor, ())) for place in places):
+        return None  # or names that hold newlines, and so have the digest of several
     if digest_of_shapes(shapes, known.arguments) != known.shapes:
         return None
     args = dict(known.args)

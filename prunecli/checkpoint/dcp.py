@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -59,7 +60,9 @@ def read_dcp(folder: Path) -> dict[str, Any]:
     _check_index(folder, index, sizes)
     flat = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in sizes.items()}
     try:
-        load(flat, storage_reader=_CheckedReader(folder, index), no_dist=True)
+        with catch_warnings():
+            filterwarnings("ignore", "torch.distributed is disabled")  # which is meant so
+            load(flat, storage_reader=_CheckedReader(folder, index), no_dist=True)
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CheckpointError(

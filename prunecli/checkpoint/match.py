@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from prunecli.checkpoint.spellings import spellings
 from prunecli.errors import CheckpointError
 from prunecli.model import build_model
 from prunecli.spec import ModelSpec
+from prunecli.spec.model_spec import FactoryKind, Reference
 
 _COUNTER = "num_batches_tracked"
 """The counter of a batch norm, which only matters with `momentum=None`."""
@@ -107,18 +108,12 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None =
         name: tensor for name, tensor in tensors.items() if name not in {item.name for item in mismatched}
     }
     _check_values(checkpoint, own, fitting)
-    try:
-        result = model.load_state_dict(fitting, strict=False)
-    except Exception as error:  # from hooks of the model
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"`{checkpoint.path}` cannot be loaded: {printable(lines[-1].strip())}"
-        ) from error
-    missing = _really_missing(own, result.missing_keys, fitting, {item.name for item in mismatched})
+    absent, unexpected = _loaded(model, fitting, checkpoint.path)
+    missing = _really_missing(own, absent, fitting, {item.name for item in mismatched})
     report = MatchReport(
-        matched=len(fitting) - len(result.unexpected_keys),
+        matched=len(fitting) - len(unexpected),
         missing=tuple(name for name in missing if not name.endswith(_COUNTER)),
-        unexpected=tuple(result.unexpected_keys),
+        unexpected=tuple(unexpected),
         mismatched=mismatched,
         prefix=prefix,
         cast=_casts(own, fitting),
@@ -127,6 +122,16 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None =
     if not report.fits:
         raise CheckpointError(_describe(checkpoint, report, own, spec))
     return report
+
+
+def _loaded(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tuple[list[str], list[str]]:
+    """Load tensors, and return the names that only the model has, and those that only they have."""
+    try:
+        result = model.load_state_dict(tensors, strict=False)
+    except Exception as error:  # from hooks of the model
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"`{path}` cannot be loaded: {printable(lines[-1].strip())}") from error
+    return result.missing_keys, result.unexpected_keys
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -222,6 +227,16 @@ def _describe(
     )
 
 
+def _count_of_classes(spec: ModelSpec | None, expected: Sequence[int]) -> str:
+    """Return the argument of the factory that probably says how many classes there are."""
+    if spec is None:
+        return "num_classes"
+    if Reference.parse(spec.factory).kind is FactoryKind.TRANSFORMERS:
+        return "num_labels"
+    alike = (name for name, value in spec.args.items() if type(value) is int and [value] == list(expected))
+    return next(alike, "num_classes")
+
+
 def _advice(
     report: MatchReport, checkpoint: Checkpoint, own: Mapping[str, Tensor], spec: ModelSpec | None
 ) -> str:
@@ -229,10 +244,7 @@ def _advice(
     tails = all(item.found[1:] == item.expected[1:] for item in report.mismatched)
     if len(classes) == 1 and tails and not report.missing and not report.unexpected:
         (found, expected) = classes.pop()
-        names = [name for name, value in (spec.args if spec else {}).items() if (value,) == expected]
-        return (
-            f"If these are the classes, pass `--spec-arg {names[0] if names else 'num_classes'}={found[0]}`."
-        )
+        return f"If these are the classes, pass `--spec-arg {_count_of_classes(spec, expected)}={found[0]}`."
     only_missing = report.missing and not report.unexpected and not report.mismatched
     if only_missing and all(name.lower().startswith("aux") for name in report.missing):
         return "If it was saved without its auxiliary heads, pass `--spec-arg aux_logits=false`."

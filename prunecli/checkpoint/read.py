@@ -14,10 +14,13 @@ from typing_extensions import assert_never
 
 from prunecli.checkpoint.names import printable
 from prunecli.checkpoint.safetensors_files import read_index, read_safetensors, read_sharded
-from prunecli.checkpoint.sniff import HUGGING_FACE_FILES, Format, sniff
+from prunecli.checkpoint.sniff import HUGGING_FACE_FILES, MAX_INFLATION, Format, sniff
 from prunecli.checkpoint.torch_files import read_torch
 from prunecli.checkpoint.unwrap import find_state_dict
 from prunecli.errors import CheckpointError
+
+_SMALL_FILE = 1 << 26
+"""A file of fewer bytes may hold as many values as one of so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,8 @@ def read_checkpoint(path: str | Path, key: str | None = None, allow_pickle: bool
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor)
     files = sorted(_files(path, format))
+    size = sum(file.stat().st_size for file in files)
+    _check_size(path, tensors, size)
     return Checkpoint(
         tensors=tensors,
         format=format,
@@ -68,7 +73,7 @@ def read_checkpoint(path: str | Path, key: str | None = None, allow_pickle: bool
         metadata=metadata,
         path=path,
         digest=_digest(files),
-        bytes=sum(file.stat().st_size for file in files),
+        bytes=size,
         others=tuple(_others(content, wrapper, tensors)),
     )
 
@@ -101,8 +106,8 @@ def _read(path: Path, format: Format, allow_pickle: bool) -> tuple[Any, dict[str
 def _others(content: Any, wrapper: str | None, tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """Yield the names of top-level entries that the model's tensors are not in."""
     for name in content if isinstance(content, Mapping) else ():
-        is_around = wrapper is not None and f"{wrapper}.".startswith(f"{name}.")
-        if not (is_around or (wrapper is None and name in tensors)):
+        holds_them = f"{wrapper}.".startswith(f"{name}.") or str(name).startswith(f"{wrapper}.")
+        if not (name in tensors if wrapper is None else holds_them):
             yield str(name)
 
 
@@ -122,6 +127,16 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
         f"`{path}`: `{printable(name)}` is {kind}, which cannot be pruned. Save the model with dense float "
         "parameters, before quantisation or conversion."
     )
+
+
+def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Refuse tensors that repeat a few values endlessly: whatever is done with them would fill the memory."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if total > MAX_INFLATION * max(size, _SMALL_FILE):
+        raise CheckpointError(
+            f"`{path}` has {size:,} bytes, but its tensors would have {total:,}, which no checkpoint does: "
+            "they repeat the same values. It was not opened."
+        )
 
 
 def _files(path: Path, format: Format) -> Iterator[Path]:

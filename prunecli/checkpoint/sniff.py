@@ -18,8 +18,11 @@ HUGGING_FACE_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 _SAVE_AGAIN = "Save the parameters where the model was made: `torch.save(model.state_dict(), PATH)`."
 
-_MAX_INFLATION = 20
+MAX_INFLATION = 20
 """How many times larger than the file its contents may be. `torch.save` does not compress at all."""
+
+_ENDINGS = (".safetensors", ".json", ".pt", ".pth", ".bin", ".ckpt")
+"""How the names of checkpoints end, as a rule."""
 
 
 class Format(str, Enum):
@@ -91,11 +94,8 @@ def _sniff_folder(path: Path) -> Format:
         return Format.DCP
     if (path / "config.json").is_file():
         return _sniff_hugging_face(path)
-    inside = sorted(
-        entry.name
-        for entry in path.iterdir()
-        if entry.suffix in (".safetensors", ".json", ".pt", ".pth", ".bin", ".ckpt")
-    )
+    files = (entry.name for entry in path.iterdir() if entry.suffix in _ENDINGS)
+    inside = sorted(files, key=lambda name: (not name.endswith(".index.json"), name))  # not one shard of many
     advice = (
         f"Name a file inside, e.g. `{path / inside[0]}`." if inside else "Name the checkpoint file itself."
     )
@@ -142,7 +142,7 @@ def _sniff_zip(path: Path) -> Format:
         found = "NumPy arrays (.npz)" if is_npz else "a zip file of something else"
         raise CheckpointError(f"`{path}` holds {found}, not a PyTorch checkpoint. {_SAVE_AGAIN}")
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
-    if total > _MAX_INFLATION * size:
+    if total > MAX_INFLATION * size:
         raise CheckpointError(
             f"`{path}` would unpack from {size:,} to {total:,} bytes, which no checkpoint does: a zip bomb? "
             "It was not opened."

@@ -81,6 +81,8 @@ def find_state_dict(path: Path, content: Any, key: str | None = None) -> tuple[d
         raise CheckpointError(
             f"`{path}` holds several models: {listed(candidates, 12)}. Choose one, e.g. `--key {example}`."
         )
+    if not content:
+        raise CheckpointError(f"`{path}` holds no parameters: it is an empty dict.")
     if not candidates:
         raise CheckpointError(
             f"`{path}` holds no parameters: its keys are {listed(content, 8)}. If they are further inside, "

@@ -79,18 +79,24 @@ def choices(*values: str) -> Completer:
 def mend_words(environment: MutableMapping[str, str]) -> bool:
     """Put words together again that bash took apart at colons: `torchvision`, `:`, `resnet` are one value.
 
+    And leave the `=` out that it made a word of in `--spec=torchvision:resnet`.
+
     Returns:
-        Whether the word being typed is such a value. Bash replaces only what stands behind its last colon.
+        Whether the word being typed is such a value. Bash replaces only what stands behind its last colon,
+        but all that stands behind a quote.
     """
     words, at = environment["COMP_WORDS"].split("\n"), int(environment["COMP_CWORD"])
+    words = words[: at + 1]
     mended: list[str] = []
-    for word in words[: at + 1]:
-        if mended and word and (word.startswith(":") or mended[-1].endswith(":")):
+    for i, word in enumerate(words):
+        if word == "=" and mended[-1:] and mended[-1].startswith("--"):
+            mended += [""] * (i == len(words) - 1)
+        elif mended and word and (word.startswith(":") or mended[-1].endswith(":")):
             mended[-1] += word
         else:
             mended.append(word)
     environment["COMP_WORDS"], environment["COMP_CWORD"] = "\n".join(mended), str(len(mended) - 1)
-    return ":" in mended[-1]
+    return ":" in mended[-1] and not mended[-1].startswith(("'", '"'))
 
 
 def behind_colon(text: str) -> str:

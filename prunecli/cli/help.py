@@ -5,7 +5,6 @@ Names are bold and headings magenta: both can be read on dark and on light termi
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperCommand, TyperGroup
 
 from prunecli.cli.described import Parameter, examples, one_line, sections, usage
-from prunecli.cli.streams import has_colour
+from prunecli.cli.streams import asked_columns, has_colour
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -48,12 +47,10 @@ class HelpedGroup(TyperGroup):
 
 def columns() -> int:
     """Return how wide help is: as COLUMNS says, else as the terminal, up to what reads well."""
-    asked = os.environ.get("COLUMNS", "")
-    found = int(asked) if asked.isdigit() and int(asked) else 0
-    if not found:
-        found = (
-            shutil.get_terminal_size((USUAL_COLUMNS, 24)).columns if sys.stdout.isatty() else USUAL_COLUMNS
-        )
+    usual = USUAL_COLUMNS
+    if sys.stdout.isatty():
+        usual = shutil.get_terminal_size((USUAL_COLUMNS, 24)).columns
+    found = asked_columns() or usual
     return max(min(found, MOST_COLUMNS), _LEAST_COLUMNS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from prunecli.pipeline.settings import Samples, Source
 
 if TYPE_CHECKING:
     from prunecli.pipeline.init import Started
+    from prunecli.pipeline.starter import Starter
 
 NAME = "init"
 EXAMPLES = """Examples:
@@ -95,37 +97,54 @@ def render(started: Started, style: Style, checkpoint: str) -> str:
     """Return what was written in the form asked for."""
     from prunecli.cli.tables import Table, to_csv, to_markdown, to_terminal
 
-    starter = started.starter
-    inputs = " and ".join("x".join(map(str, item.shape)) for item in starter.inputs)
-    rows = [("factory", starter.factory if starter.is_known else f"{starter.factory} (fill in)")]
-    rows += [(f"args {name}", json.dumps(value)) for name, value in starter.args.items()]
-    rows += [("input", inputs)]
-    sources = {key: getattr(starter.data, key) for key in ("sample", "train", "test")}
-    rows += [(key, value) for key, value in sources.items() if value]
-    table = Table("", ("key", "value"), tuple(rows))
-    file = shlex.quote(checkpoint)
-    closing = (
-        [f"The same tensors, perhaps another network: {', '.join(starter.same)}"] if starter.same else []
-    )
-    closing += [starter.input_source]
-    spec = f" --spec {shlex.quote(str(started.path))}" if not started.is_beside else ""
-    next_one = f"`prunecli inspect {file}{spec}`"
-    closing += [f"Next: {next_one}" if starter.is_known else f"Fill in the factory, then: {next_one}"]
+    table = Table("", ("key", "value"), tuple(_rows(started.starter)))
+    closing = list(_closing(started, checkpoint))
     match style.style:
         case "json":
-            known = {
-                "file": started.path.name,
-                "is_known": starter.is_known,
-                "factory": starter.factory,
-                "args": dict(starter.args),
-                "input": [list(item.shape) for item in starter.inputs],
-                "data": sources,
-                "same": list(starter.same),
-            }
-            return json.dumps({"version": 1, **known}, indent=2)
+            return json.dumps({"version": 1, **_as_plain(started)}, indent=2)
         case "csv":
             return to_csv(table)
         case "md":
             return to_markdown([table], f"## {started.path.name}", closing)
         case "table":
             return to_terminal([table], f"wrote {started.path}", closing)
+
+
+def _rows(starter: Starter) -> Iterator[tuple[str, str]]:
+    """Yield what the spec says."""
+    yield "factory", starter.factory if starter.is_known else f"{starter.factory} (fill in)"
+    for name, value in starter.args.items():
+        yield f"args {name}", json.dumps(value)
+    yield "input", " and ".join("x".join(map(str, item.shape)) for item in starter.inputs)
+    for key, source in _sources(starter).items():
+        if source:
+            yield key, source
+
+
+def _closing(started: Started, checkpoint: str) -> Iterator[str]:
+    """Yield what else has such tensors, how the input is known, and the command that comes next."""
+    starter = started.starter
+    if starter.same:
+        yield f"The same tensors, perhaps another network: {', '.join(starter.same)}"
+    yield starter.input_source
+    spec = "" if started.is_beside else f" --spec {shlex.quote(str(started.path))}"
+    lead = "Next" if starter.is_known else "Fill in the factory, then"
+    yield f"{lead}: `prunecli inspect {shlex.quote(checkpoint)}{spec}`"
+
+
+def _as_plain(started: Started) -> dict[str, object]:
+    """Return what was written as JSON holds it."""
+    starter = started.starter
+    return {
+        "file": started.path.name,
+        "is_known": starter.is_known,
+        "factory": starter.factory,
+        "args": dict(starter.args),
+        "input": [list(item.shape) for item in starter.inputs],
+        "data": _sources(starter),
+        "same": list(starter.same),
+    }
+
+
+def _sources(starter: Starter) -> dict[str, str | None]:
+    return {key: getattr(starter.data, key) for key in ("sample", "train", "test")}

@@ -31,5 +31,6 @@ def paragraph(text: str, width: int, lead: tuple[str, str] = ("", ""), style: st
 
 def print_lines(lines: Iterable[Text], console: Console) -> None:
     """Print lines as they are: nothing is wrapped or cut."""
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+    together = list(lines)
+    if together:  # in one go: printing takes far longer line by line
+        console.print(Text("\n").join(together), soft_wrap=True, highlight=False)

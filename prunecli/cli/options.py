@@ -22,6 +22,7 @@ from prunecli.cli.panels import (
     STUDY,
     WEIGHTS,
 )
+from prunecli.cli.report_panels import GATING, LATENCY, REPORT_FILES
 from prunecli.cli.sweep_panels import COMPARED, SWEPT, SWEPT_FILES, SWEPT_START
 from prunecli.cli.training_panels import DIRECTED, RECIPE, RUN, STEPS
 from prunecli.pipeline.settings import (
@@ -31,11 +32,14 @@ from prunecli.pipeline.settings import (
     Directed,
     Drawn,
     Files,
+    Gating,
     Importance,
     JudgedData,
+    Latency,
     Machine,
     Ranking,
     Recovery,
+    ReportFiles,
     Run,
     Samples,
     Source,
@@ -133,6 +137,9 @@ with_options = grouped(
         SweptWeights: WEIGHTS,
         SweptRecipe: RECIPE,
         SweptFiles: SWEPT_FILES,
+        Latency: LATENCY,
+        ReportFiles: REPORT_FILES,
+        Gating: GATING,
         Style: SHOWN,
         Said: SHOWN,
         Shown: SHOWN,

@@ -7,7 +7,6 @@ that matter least; a number is never cut. In a pipe nothing is folded or dropped
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prunecli.cli.lines import paragraph, print_lines
-from prunecli.cli.streams import has_colour, plain
+from prunecli.cli.streams import asked_columns, has_colour, plain
 from prunecli.report import Change, LayerChange, MaskedLayer, Report, TrainingFacts
 from prunecli.report.masks import is_cut, mask_lines, weights_of
 from prunecli.report.models_text import latency_text, lineage_lines, memory_lines, models_table, units_of_all
@@ -62,9 +61,9 @@ class Column:
 
     def padded(self) -> list[str]:
         """Return the title and the cells, all equally wide."""
+        width = self.width  # which looks at every cell
         return [
-            text.ljust(self.width) if self.is_name else text.rjust(self.width)
-            for text in (self.title, *self.cells)
+            text.ljust(width) if self.is_name else text.rjust(width) for text in (self.title, *self.cells)
         ]
 
 
@@ -74,8 +73,7 @@ def stdout_console() -> Console:
     It writes nothing by itself (`streams.write_result` does): what it prints is captured.
     """
     is_terminal = sys.stdout.isatty()
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdigit() and int(columns) else None if is_terminal else UNLIMITED
+    width = asked_columns() or (None if is_terminal else UNLIMITED)
     colour = has_colour(is_terminal)
     return Console(
         file=io.StringIO(),

@@ -51,6 +51,12 @@ def has_colour(is_terminal: bool) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or (is_terminal and os.environ.get("TERM") != "dumb")
 
 
+def asked_columns() -> int | None:
+    """Return how wide the user says that text may be, by COLUMNS; None where that is no positive number."""
+    asked = os.environ.get("COLUMNS", "")
+    return (int(asked) or None) if asked.isdecimal() else None
+
+
 def plain(text: str) -> str:
     """Strip terminal escape codes, which names inside a checkpoint might carry."""
     return _CONTROL.sub("", text)

@@ -96,7 +96,7 @@ def _size(cell: Cell) -> float:
 
 def to_markdown(tables: Sequence[Table], heading: str = "", closing: Sequence[str] = ()) -> str:
     """Return headings, pipe tables and paragraphs."""
-    parts = [heading] if heading else []
+    parts = [_escaped(heading)] if heading else []
     for table in tables:
         if table.rows:
             rule = ["---:" if _is_numeric(table, i) else "---" for i in range(len(table.columns))]

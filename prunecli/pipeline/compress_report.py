@@ -1,46 +1,30 @@
-"""The story of `compress-report`: checkpoints and ONNX files, or a report on disk -> a report."""
+"""The story of `compress-report`: files, or a report on disk -> a report in every form, and checks of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-import torch
-
-from prunecli.errors import CheckpointError, ExportError, InputError, OutputError, ProofError, UsageError
-from prunecli.export.files import write_files
+from prunecli.errors import InputError, OutputError, UsageError
+from prunecli.export.files import check_free, write_files
+from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.measuring import Judge
-from prunecli.pipeline.opening import Opened
-from prunecli.pipeline.running import Place, running_on
-from prunecli.pipeline.settings import Machine, Samples, Source
-from prunecli.pipeline.sides import Side, explain, open_all, timed_inputs
-from prunecli.pipeline.timing import time_in_turns, torch_runner
-from prunecli.pipeline.versions import versions
-from prunecli.report import (
-    Accuracy,
-    ComparedModel,
-    Environment,
-    LatencyFacts,
-    MaskFacts,
-    ModelFacts,
-    Notice,
-    ParityCheck,
-    Report,
-    Timing,
-    compare,
-    mask_facts,
-    to_markdown,
-    training_pictures,
-)
+from prunecli.pipeline.settings import Gating, Latency, Machine, ReportFiles, Samples, Source
+from prunecli.report import Report, to_csv, to_markdown, training_pictures
+from prunecli.report.gates import Gate, Verdict, changes_since, check_gates, needs_baseline, parse_gate
+from prunecli.report.page import report_page
 from prunecli.report.sweep import SweepReport
-from prunecli.strict_json import FieldError, from_plain
-from prunecli.weights.masked import kept_counts
 
-ON_CPU = Place(torch.device("cpu"), None)
-"""Where onnxruntime runs."""
+_FORMS: Final[Mapping[str, Callable[[Report, Sequence[str]], str]]] = {
+    ".html": report_page,
+    ".md": lambda report, checks: to_markdown(report),
+    ".csv": lambda report, checks: to_csv(report),
+    ".json": lambda report, checks: report.to_json(),
+}
+"""How a report is written, by the suffix of the file."""
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -117,144 +101,94 @@ def append_summary(report: Report, checks: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """How latency is measured."""
+class Told:
+    """A report, what was checked of it, and what was written."""
 
-    runs: int = 30
-    batch_size: int = 1
+    report: Report
+    verdicts: tuple[Verdict, ...]
+    since: tuple[str, ...]
+    """What the figures were in the baseline, and are now."""
+    files: tuple[Path, ...]
+    pictures: tuple[Path, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many checks do not hold."""
+        return sum(not verdict.holds for verdict in self.verdicts)
 
 
-def compare_checkpoints(
+def compress_report(
     paths: Sequence[str],
     source: Source | None = None,
     samples: Samples | None = None,
     machine: Machine | None = None,
+    latency: Latency | None = None,
+    files: ReportFiles | None = None,
+    gating: Gating | None = None,
     listener: Listener | None = None,
-    *,
-    timed: Timed | None = None,
-) -> Report:
-    """Put files side by side: checkpoints, pruned or not, and ONNX files.
+) -> Told:
+    """Compare files, or read a report; check it, and write it down. All files are written, or none.
 
     Args:
-        paths: the dense one first, the smallest last; checkpoints are built with the spec of the first.
+        paths: the dense checkpoint and smaller ones, ONNX files too; or one report.
         source: how the model is built.
         samples: overrides of the data in the spec.
         machine: where accuracy and latency are measured.
+        latency: whether and how latency is measured.
+        files: what is written, and what else is shown.
+        gating: what is checked.
         listener: hears of progress.
-        timed: measure latency so.
 
-    Returns:
-        What changed from the first to the last, and figures of each. Scores, training and recovery are those
-        that a report beside one of the files tells of.
+    Raises:
+        UsageError: choices contradict each other, or a check is not written so.
+        InputError: a file is bad, or does not match the others.
+        OutputError: a file is there already, or cannot be written.
     """
-    source, samples = source or Source(), samples or Samples()
-    machine, listener = machine or Machine(), listener or Silent()
-    found = open_all(paths, source, samples, listener)
-    with running_on(machine, listener) as place:
-        models = [_told(one, _accuracy(one, samples, machine, place, listener)) for one in found]
-        notices: list[Notice] = []
-        if timed is not None:
-            models, notices = _timed(found, models, timed, place, listener)
-    first, last = found[0], found[-1]
-    line = {last.digest, *last.parents.values()}  # a sibling's scores are not those that it was cut by
-    told = [one.report for one in reversed(found) if one.digest in line and one.report is not None]
-    ours = last.report
-    test = first.spec.data.test if first.spec else None
-    return compare(
-        first.facts,
-        last.facts,
-        masks=_masks(last.opened, last.facts) if last.opened is not None else None,
-        title=" -> ".join(one.name for one in found),
-        accuracy=(models[0].accuracy, models[-1].accuracy),
-        parity=_parity(last.opened) if last.opened is not None else (),
-        recovery=ours.recovery if ours else None,
-        training=ours.training if ours else None,
-        scores=next((report.scores for report in told if report.scores), None),
-        models=models,
-        latency=_latency_facts(timed, place) if timed is not None else None,
-        settings=last.method,
-        random_data=(test or "").startswith("random:"),
-        warnings=[*_strangers(models), *notices],
-        environment=Environment(place.device.type, versions()),
-    )
+    latency, files, gating = latency or Latency(), files or ReportFiles(), gating or Gating()
+    latency.check(len(paths))
+    gates = _gates(gating)
+    targets = [_target(path) for path in files.out]
+    check_free(targets, files.force)
+    earlier = read_report(gating.baseline) if gating.baseline is not None else None
+    if len(paths) == 1:
+        report = read_report(paths[0])
+    else:
+        timed = latency if latency.latency else None
+        report = compare_checkpoints(paths, source, samples, machine, listener or Silent(), timed=timed)
+    report = with_sweep(report, files.sweep) if files.sweep is not None else report
+    verdicts = check_gates(report, gates, earlier)
+    checks = [verdict.text for verdict in verdicts]
+    drawn = write_pictures(report, files.pictures, files.force) if files.pictures is not None else ()
+    write_files({target: _FORMS[target.suffix](report, checks).encode() for target in targets}, files.force)
+    if gating.github_summary:
+        append_summary(report, checks)
+    since = changes_since(report, earlier) if earlier is not None else ()
+    return Told(report, verdicts, tuple(since), tuple(targets), drawn)
 
 
-def _strangers(models: Sequence[ComparedModel]) -> Iterator[Notice]:
-    """Yield a notice of each file that says where it came from, and that is not from the first one."""
-    first = models[0]
-    for model in models[1:]:
-        if model.parents and first.sha256 not in model.parents.values():
-            yield Notice(
-                "lineage",
-                f"{model.name} was not made from this {first.name}: it names {', '.join(model.parents)} "
-                f"with {'other digests' if len(model.parents) > 1 else 'another digest'}.",
-            )
+def _gates(gating: Gating) -> list[Gate]:
+    """Read the checks, before any work starts.
+
+    Raises:
+        UsageError: one is not written so, or lacks what it needs.
+    """
+    gates = [parse_gate(text) for text in gating.fail_if]
+    if gating.exit_zero and not gates:
+        raise UsageError("`--exit-zero` does nothing without `--fail-if`. Leave it out.")
+    following = [gate for gate in gates if gate.step is not None]
+    if gating.baseline is None and following:
+        raise needs_baseline(following[0])
+    if gating.github_summary:
+        check_summary()
+    return gates
 
 
-def _told(one: Side, accuracy: Accuracy | None) -> ComparedModel:
-    return ComparedModel(
-        name=one.name,
-        read_as=one.read_as,
-        sha256=one.digest,
-        file_bytes=one.bytes,
-        facts=one.facts,
-        accuracy=accuracy,
-        method=one.method,
-        parents=one.parents,
-    )
-
-
-def _accuracy(
-    one: Side, samples: Samples, machine: Machine, place: Place, listener: Listener
-) -> Accuracy | None:
-    """Measure a model on test data, where it is known; ONNX files run on the CPU."""
-    if one.spec is None or one.spec.data.test is None:
-        return None
-    if one.opened is not None:
-        return Judge(one.opened, samples, machine, place, listener).accuracy(
-            one.opened.model, f"accuracy of {one.name}"
-        )
-    model = one.in_onnxruntime(torch.get_num_threads())
-    judge = Judge(Opened(one.name, one.spec, model), samples, machine, ON_CPU, listener)
-    return judge.accuracy(model, f"accuracy of {one.name}")
-
-
-def _timed(
-    found: Sequence[Side],
-    models: Sequence[ComparedModel],
-    timed: Timed,
-    place: Place,
-    listener: Listener,
-) -> tuple[list[ComparedModel], list[Notice]]:
-    """Return the models with their latencies, and notices of what could not be timed."""
-    notices: list[Notice] = []
-    threads = torch.get_num_threads()
-    runners: dict[tuple[str, int], Callable[[], object]] = {}
-    for i, one in enumerate(found):
-        if one.opened is not None:
-            lent = place.lend(one.opened.model)
-            inputs = timed_inputs(one, lent, timed.batch_size)
-            runners["pytorch", i] = torch_runner(lent, inputs, place.device)
-        listener.note(f"{one.name}: preparing it for onnxruntime")
-        try:
-            session = one.in_onnxruntime(threads)
-        except (CheckpointError, ExportError, ProofError) as error:
-            notices.append(Notice("latency", f"{one.name}: no latency in onnxruntime. {explain(error)}"))
-            continue
-        inputs = timed_inputs(one, session, timed.batch_size)
-        runners["onnxruntime", i] = torch_runner(session, inputs, ON_CPU.device)
-    times: dict[tuple[str, int], Timing] = {}
-    for runtime in ("pytorch", "onnxruntime"):
-        own = [key for key in runners if key[0] == runtime]
-        times |= zip(own, time_in_turns([runners[key] for key in own], timed.runs, listener), strict=True)
-    return [
-        replace(model, pytorch=times.get(("pytorch", i)), onnxruntime=times.get(("onnxruntime", i)))
-        for i, model in enumerate(models)
-    ], notices
-
-
-def _latency_facts(timed: Timed, place: Place) -> LatencyFacts:
-    return LatencyFacts(timed.batch_size, timed.runs, place.device.type, torch.get_num_threads())
+def _target(path: str) -> Path:
+    """Return a path to write to, of which the suffix says in what form."""
+    if Path(path).suffix not in _FORMS:
+        *some, last = _FORMS
+        raise UsageError(f"`--out {path}`: end it in {', '.join(some)} or {last}.")
+    return Path(path)
 
 
 def _text_of(path: str) -> str:
@@ -263,27 +197,3 @@ def _text_of(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not text"
         raise InputError(f"`{path}` cannot be read: {reason.lower()}.") from None
-
-
-def _masks(opened: Opened, facts: ModelFacts) -> MaskFacts | None:
-    """Return what is left of the weights, where the file says that some were pruned one by one."""
-    if opened.masks is None or opened.record is None:
-        return None
-    asked = opened.record.method
-    name, _, ratio = str(asked.get("budget", "")).partition("=")
-    return mask_facts(
-        kept_counts(opened.masks),
-        facts,
-        ratio=float(ratio) if name == "ratio" and "granularity" in asked else None,
-        base=str(asked.get("ratio_base", "whole")),
-        pattern=str(asked["pattern"]) if "pattern" in asked else None,
-    )
-
-
-def _parity(opened: Opened) -> tuple[ParityCheck, ...]:
-    """Return the proof that the file carries."""
-    checks = (opened.record.parity if opened.record else None) or ()
-    try:
-        return tuple(from_plain(ParityCheck, check) for check in checks)
-    except FieldError as error:
-        raise CheckpointError(f"`{opened.file.path}`: metadata field parity {error}.") from None

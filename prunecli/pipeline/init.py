@@ -66,8 +66,19 @@ def init(
     if METADATA_KEY in file.metadata:
         raise UsageError(f"`{file.path.name}` was written by prunecli and holds its spec; it needs no other.")
     starter = start(file, likeness(file), source, samples, path.parent)
-    write_file(path, starter.text.encode("utf-8"), force)
+    write_file(path, _encoded(starter.text), force)
     return Started(path, starter, path == _place(Path(checkpoint), None))
+
+
+def _encoded(text: str) -> bytes:
+    """Return a spec as UTF-8, which TOML is."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        line = next(line for line in text.splitlines() if text[error.start] in line)
+        raise UsageError(
+            f"A spec cannot hold `{printable(line)}`: that is no UTF-8. Give the file or folder another name."
+        ) from None
 
 
 def start(file: Checkpoint, found: Recognised, source: Source, samples: Samples, folder: Path) -> Starter:

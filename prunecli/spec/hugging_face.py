@@ -20,6 +20,8 @@ from prunecli.spec.model_spec import FactoryKind, InputSpec, ModelSpec, Referenc
 from prunecli.spec.tables import nearest, plain_value
 
 CONFIG = "config.json"
+_SIGNS = {"architectures", "model_type"}
+"""Entries of which every configuration of transformers has one."""
 TEXT_LENGTH = 16
 """How many tokens a made-up text has, unless the spec says."""
 
@@ -30,8 +32,12 @@ _DROPPED = ("auto_map", "transformers_version", "attn_implementation")
 
 
 def is_folder(path: Path) -> bool:
-    """Say whether a folder holds a configuration of transformers."""
-    return path.is_dir() and (path / CONFIG).is_file()
+    """Say whether a folder holds a configuration of transformers; many programs call theirs `config.json`."""
+    try:
+        table = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(table, dict) and not _SIGNS.isdisjoint(table)
 
 
 def with_configuration(spec: ModelSpec) -> ModelSpec:
@@ -99,7 +105,8 @@ def model_class(name: str) -> Any:
         ) from error
     found = getattr(transformers, name, None)
     if not _is_model(found, transformers):
-        known = [each for each in dir(transformers) if each.endswith(name[name.rfind("For") :] or "Model")]
+        names = (each for each in dir(transformers) if "For" in each or each.endswith("Model"))
+        known = [each for each in names if not each.endswith("PreTrainedModel")]
         raise SpecError(f"transformers has no model `{name}`: {nearest(name, known, 'check its name.')}")
     return found
 
@@ -158,9 +165,10 @@ def default_inputs(name: str, args: Mapping[str, object]) -> tuple[InputSpec, ..
         names = (main, "decoder_input_ids") if config.is_encoder_decoder else (main,)
         ids = tuple(InputSpec(length, "int64", each, vocabulary) for each in names)
         return (*ids, InputSpec(length, "int64", "attention_mask"))
+    example = "pixel_values=3x224x224" if main == "pixel_values" else "input_ids=16:int64"
     raise SpecError(
         f"The configuration of `{name}` does not say what the model takes in. Add [[input]] tables with "
-        "`name`, `shape` and `dtype` to the spec, or pass e.g. `--input input_ids=16:int64`."
+        f"`name`, `shape` and `dtype` to the spec, or pass e.g. `--input {example}`."
     )
 
 

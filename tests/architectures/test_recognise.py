@@ -158,3 +158,8 @@ def test_the_catalogue_is_true_of_what_is_installed(library: str) -> None:
     for line in lines[:: len(lines) // 12]:
         known = Fingerprint.from_line(line)
         assert measure(known.factory, known.args) == known
+
+
+def test_names_with_newlines_are_not_several_names() -> None:
+    known = catalogue(small("torchvision:net"))
+    assert recognise({"\n".join(sorted(SMALL)): (2, 2)}, known).matches == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,11 @@ def test_the_index_cannot_lead_out_of_the_folder_or_claim_memory(tmp_path: Path)
     changed_index(folder, grow)
     with pytest.raises(CheckpointError, match="claims .* bytes, but its files hold"):
         read_checkpoint(folder)
+
+
+@pytest.mark.filterwarnings("error:torch.distributed is disabled")
+def test_nobody_is_told_that_one_process_reads(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = saved(tmp_path / "dcp", {"w": torch.ones(2)})
+    assert torch.equal(read_checkpoint(folder).tensors["w"], torch.ones(2))

@@ -51,6 +51,13 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
         load_model(spec, tmp_path / "net")
 
 
+def test_another_number_of_classes_is_one_of_labels(tmp_path: Path) -> None:
+    save("ViTForImageClassification", tmp_path / "net")
+    spec = find_spec(tmp_path / "net", spec_args=["num_labels=1", "tie_word_embeddings=true"])
+    with pytest.raises(CheckpointError, match="pass `--spec-arg num_labels=3`"):
+        load_model(spec, tmp_path / "net")
+
+
 def test_a_folder_with_a_part_of_it_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"no `model.safetensors`.*Save it with `model.save_pretrained"):

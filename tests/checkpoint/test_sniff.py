@@ -119,3 +119,16 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "is_dir", refuse)
     with pytest.raises(CheckpointError, match="cannot be read: permission denied"):
         sniff(tmp_path)
+
+
+def test_of_a_folder_of_shards_the_index_is_named(tmp_path: Path) -> None:
+    for name in ("a-1.safetensors", "a-2.safetensors", "a.safetensors.index.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="Name a file inside, e.g. `.*a.safetensors.index.json`"):
+        sniff(tmp_path)
+
+
+def test_a_file_is_suggested_whose_ending_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").touch()
+    with pytest.raises(CheckpointError, match="Did you mean `.*net.pt`"):
+        sniff(tmp_path / "net")

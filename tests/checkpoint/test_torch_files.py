@@ -238,3 +238,19 @@ def test_pickles_with_hostile_opcodes_only_raise_our_error(tmp_path: Path) -> No
             read_checkpoint(path)
         except CheckpointError:
             continue
+
+
+def test_a_few_values_repeated_endlessly_are_refused(tmp_path: Path) -> None:
+    path = save({"fc.weight": torch.ones(1).expand(4, 10**12)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="16,000,000,000,000, which no checkpoint does"):
+        read_checkpoint(path)
+    buffer = torch.arange(8).expand(64, 8)
+    path = save({"ids": buffer}, tmp_path / "b.pt")
+    assert torch.equal(read_checkpoint(path).tensors["ids"], buffer)
+
+
+def test_what_the_key_leads_to_is_not_named_as_something_else(tmp_path: Path) -> None:
+    path = save({"module.w": torch.ones(2), "n_averaged": torch.tensor(3)}, tmp_path / "a.pt")
+    found = read_checkpoint(path, key="module")
+    assert (list(found.tensors), found.others) == (["w"], ("n_averaged",))
+    assert read_checkpoint(path).others == ()

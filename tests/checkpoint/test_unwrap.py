@@ -90,7 +90,7 @@ def test_parameters_lose_their_graph() -> None:
         ({"generator": STATE, "discriminator": OTHER}, "several models: `generator`, `discriminator`"),
         ({"model": {"student": STATE, "teacher": OTHER}}, "`model.student`, `model.teacher`"),
         ({"epoch": 3, "optimizer": OPTIMIZER}, "holds no parameters: its keys are `epoch`, `optimizer`"),
-        ({}, "holds no parameters"),
+        ({}, "holds no parameters: it is an empty dict"),
         ({3: torch.ones(2)}, "holds no parameters"),
         ([torch.ones(2)], "holds a list, not a dict of tensors"),
         (torch.ones(2), "holds a Tensor, not a dict"),

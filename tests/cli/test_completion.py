@@ -136,6 +136,11 @@ def test_files_are_offered_by_how_they_end(tmp_path: Path, monkeypatch: pytest.M
         ("prunecli\n--spec\ntimm\n:", 3, "prunecli\n--spec\ntimm:", True),
         ("prunecli\n--spec\na\n:\nb\n--keep\n", 6, "prunecli\n--spec\na:b\n--keep\n", False),
         ("prunecli\nins", 1, "prunecli\nins", False),
+        ("prunecli\n--spec\n=\ntimm\n:\nres", 5, "prunecli\n--spec\ntimm:res", True),
+        ("prunecli\n--method\n=\nbn", 3, "prunecli\n--method\nbn", False),
+        ("prunecli\n--method\n=", 2, "prunecli\n--method\n", False),
+        ('prunecli\n--spec\n"timm:res', 2, 'prunecli\n--spec\n"timm:res', False),
+        ("prunecli\n--spec\n'timm:res", 2, "prunecli\n--spec\n'timm:res", False),
     ),
 )
 def test_words_are_put_together_again(words: str, at: int, mended: str, is_behind: bool) -> None:

@@ -96,7 +96,9 @@ def test_colour_follows_the_environment(
     assert ("\x1b[1m" in capsys.readouterr().out) is coloured
 
 
-@pytest.mark.parametrize(("asked", "width"), (("90", 90), ("300", 100), ("5", 40), ("x", 80), ("", 80)))
+@pytest.mark.parametrize(
+    ("asked", "width"), (("90", 90), ("300", 100), ("5", 40), ("x", 80), ("²", 80), ("", 80))
+)
 def test_width_of_help(
     asked: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from prunecli.cli import tables
-from prunecli.cli.render import MOST_ROWS, layers_shown, most_rows, render_report
-from prunecli.cli.tables import Table, shortened, to_terminal
+from prunecli.cli.render import MOST_ROWS, Column, layers_shown, most_rows, render_report
+from prunecli.cli.tables import Table, shortened, to_markdown, to_terminal
 from prunecli.report import Change, LayerFacts, ModelFacts, Report, compare, mask_facts
 
 
@@ -108,3 +108,16 @@ def test_a_terminal_is_told_what_it_is_not_shown(monkeypatch: pytest.MonkeyPatch
     whole = to_terminal([table], everything=True)
     assert "r0 " in whole
     assert "--all" not in whole
+
+
+def test_names_of_files_are_no_markup() -> None:
+    text = to_markdown([Table("", ("a",), ((1,),))], "## <script>|x\x1b[31m.pt", ["<b>"])
+    assert text.splitlines()[0] == "## &lt;script>\\|x.pt"
+    assert text.splitlines()[-1] == "&lt;b>"
+
+
+def test_a_hundred_thousand_rows_take_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    monkeypatch.setattr(Column, "width", property(lambda self: widths.append(1) or 5))
+    assert to_terminal([Table("", ("name",), (("ab",),) * 1000)]).count("\nab") == 1000
+    assert len(widths) < 10  # every one looks at all cells

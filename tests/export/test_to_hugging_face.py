@@ -81,3 +81,7 @@ def test_another_result_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
         ProofError, match="`from_pretrained` builds computes something else.*Nothing was written"
     ):
         to_hugging_face(smaller, spec)
+
+
+def test_widths_that_a_model_chokes_on_are_not_those_of_a_configuration() -> None:
+    assert module._built_shapes("BertModel", {"num_attention_heads": 0}) is None  # divides by it

@@ -10,9 +10,10 @@ import pytest
 
 from prunecli.errors import CheckpointError, ExportError, InputError, UsageError
 from prunecli.pipeline import sides
-from prunecli.pipeline.compress_report import Timed, compare_checkpoints, read_report, with_sweep
+from prunecli.pipeline.comparing import compare_checkpoints
+from prunecli.pipeline.compress_report import read_report, with_sweep
 from prunecli.pipeline.prune import prune
-from prunecli.pipeline.settings import Budget, Choices, Files, Importance, Machine, Samples, Source
+from prunecli.pipeline.settings import Budget, Choices, Files, Importance, Latency, Machine, Samples, Source
 from prunecli.report.sweep import SweepReport, SweepRow
 
 MLP = Path(__file__).parents[2] / "sample_models" / "digits_mlp" / "model.pt"
@@ -86,7 +87,7 @@ def test_what_prune_writes_tells_how_the_scores_are_spread(pruned: Path) -> None
 
 def test_latency_is_measured_in_both_runtimes(pruned: Path) -> None:
     paths = [MLP, pruned / "model.pruned.safetensors", pruned / "model.pruned.onnx"]
-    report = compare_checkpoints([*map(str, paths)], machine=CPU, timed=Timed(runs=3, batch_size=2))
+    report = compare_checkpoints([*map(str, paths)], machine=CPU, timed=Latency(True, 3, 2))
     dense, middle, last = report.models
     assert report.latency is not None
     assert (report.latency.runs, report.latency.batch_size, report.latency.threads) == (3, 2, 1)
@@ -108,7 +109,7 @@ def test_a_model_that_does_not_export_is_timed_in_pytorch_alone(
 
     monkeypatch.setattr(sides, "to_onnx", refuse)
     small = str(pruned / "model.pruned.safetensors")
-    report = compare_checkpoints([str(MLP), small], machine=CPU, timed=Timed(runs=1))
+    report = compare_checkpoints([str(MLP), small], machine=CPU, timed=Latency(True, 1))
     assert report.models[1].pytorch is not None
     assert report.models[1].onnxruntime is None
     texts = [notice.text for notice in report.warnings if notice.kind == "latency"]
@@ -125,7 +126,7 @@ def test_an_onnx_file_that_does_not_run_is_compared_all_the_same(pruned: Path, t
     weight.external_data.add(key="location", value="elsewhere.data")
     apart = tmp_path / "apart.onnx"
     apart.write_bytes(proto.SerializeToString())
-    report = compare_checkpoints([str(apart), str(whole)], machine=CPU, timed=Timed(runs=1))
+    report = compare_checkpoints([str(apart), str(whole)], machine=CPU, timed=Latency(True, 1))
     (text,) = [notice.text for notice in report.warnings if notice.kind == "latency"]
     assert text.startswith("apart.onnx: no latency in onnxruntime. onnxruntime cannot run the ONNX file")
     assert report.totals.macs.ratio == 1
@@ -135,7 +136,7 @@ def test_an_onnx_file_that_does_not_run_is_compared_all_the_same(pruned: Path, t
 
 def test_onnx_files_alone_need_no_spec(pruned: Path) -> None:
     exported = str(pruned / "model.pruned.onnx")
-    report = compare_checkpoints([exported, exported], machine=CPU, timed=Timed(runs=2))
+    report = compare_checkpoints([exported, exported], machine=CPU, timed=Latency(True, 2))
     assert report.totals.params.ratio == 1
     assert report.accuracy_after is None
     assert report.models[1].onnxruntime is not None

@@ -141,3 +141,10 @@ def test_auto_takes_the_spec_inside_a_pruned_file(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
     found = spec_of(checkpoint, Source(spec="auto"), Samples(), Silent())
     assert found.factory == "torchvision:alexnet"
+
+
+@pytest.mark.parametrize("text", ('{"lr": 0.1}', "[1]", "{", "3"))
+def test_the_configuration_of_another_program_is_none_of_the_model(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    torch.save({"fc.weight": torch.ones(2, 3)}, tmp_path / "a.pt")
+    assert held(tmp_path / "a.pt").matches == ()

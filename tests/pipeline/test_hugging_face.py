@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import prunecli
-from prunecli.pipeline.compress_report import compare_checkpoints
+from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.export import Targets, export
 from prunecli.pipeline.inspect import inspect
 from prunecli.pipeline.prune import prune

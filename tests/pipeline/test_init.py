@@ -149,3 +149,9 @@ def test_a_pruned_file_needs_no_spec(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {METADATA_KEY: "{}"})
     with pytest.raises(UsageError, match="was written by prunecli and holds its spec"):
         init(str(tmp_path / "a.safetensors"))
+
+
+def test_a_spec_holds_no_names_that_are_no_text(squeezenet: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot hold `sample = .*udcff"):
+        init(squeezenet, samples=Samples(data="npz:\udcff.npz"), out=str(tmp_path / "a.toml"))
+    assert not list(tmp_path.glob("a.toml"))

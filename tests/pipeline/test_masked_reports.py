@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from prunecli.cli.main import run
-from prunecli.pipeline.compress_report import compare_checkpoints, read_report
+from prunecli.pipeline.comparing import compare_checkpoints
+from prunecli.pipeline.compress_report import read_report
 from prunecli.report import Report
 
 CNN = Path(__file__).parents[2] / "sample_models" / "digits_cnn" / "model.pt"

@@ -14,7 +14,7 @@ from torch import nn
 import prunecli
 from prunecli.data import SyntheticDataWarning
 from prunecli.errors import DataError, UsageError
-from prunecli.pipeline.compress_report import compare_checkpoints
+from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.listener import Silent
 from prunecli.pipeline.presets import PRESETS, with_preset
 from prunecli.pipeline.prune import prune

@@ -15,7 +15,8 @@ from torch import nn
 import prunecli
 from prunecli.data import SyntheticDataWarning
 from prunecli.errors import DataError, InputError, NotPrunableError, SpecError, UsageError
-from prunecli.pipeline.compress_report import compare_checkpoints, read_report
+from prunecli.pipeline.comparing import compare_checkpoints
+from prunecli.pipeline.compress_report import read_report
 from prunecli.pipeline.export import Targets, export
 from prunecli.pipeline.inspect import inspect
 from prunecli.pipeline.prune import prune

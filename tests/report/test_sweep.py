@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from statistics import mean, stdev
 from xml.etree import ElementTree
 
@@ -20,6 +19,8 @@ from prunecli.report.sweep import SweepReport, SweepRow, TrialFigures, summarise
 from prunecli.report.sweep_page import MOST_ROWS, sweep_page
 from prunecli.report.sweep_pictures import sweep_picture
 from prunecli.report.sweep_text import failures, sweep_csv, sweep_markdown, sweep_notes, sweep_table
+
+from .page_reader import read
 
 SVG = "{http://www.w3.org/2000/svg}"
 METHODS = (
@@ -254,37 +255,6 @@ def test_without_test_data_the_macs_are_drawn() -> None:
 def test_units_are_drawn_over_parameters_and_macs() -> None:
     found = texts(curves(sweep_picture(report(granularity="unit").trade_off)))
     assert "parameters of the dense model / parameters left (log)" in found
-
-
-class Reader(HTMLParser):
-    """Notes every tag, and that all are closed in their order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.attributes += attrs
-        if tag not in ("meta", "!doctype"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def read(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    reader.close()
-    assert reader.open == []
-    return reader
 
 
 def test_the_page_is_whole_by_itself() -> None:

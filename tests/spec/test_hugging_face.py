@@ -131,6 +131,24 @@ def test_inputs_that_a_configuration_does_not_tell_are_asked_for() -> None:
         read_spec("transformers:Wav2Vec2Model")
 
 
+def test_inputs_that_are_asked_for_are_shown_as_the_model_names_them() -> None:
+    with pytest.raises(SpecError, match="--input pixel_values=3x224x224`"):
+        read_spec("transformers:ResNetForImageClassification")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    (
+        ("BertForSequenceClasification", "did you mean `BertForSequenceClassification`"),
+        ("BertModl", "did you mean `BertModel`"),
+        ("PreTrainedModel", "(?!.*did you mean `PreTrainedModel`)"),
+    ),
+)
+def test_a_class_that_is_not_there_is_looked_for(name: str, suggestion: str) -> None:
+    with pytest.raises(SpecError, match=f"has no model `{name}`: {suggestion}"):
+        read_spec(f"transformers:{name}")
+
+
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="needs a folder with config.json"):
         read_spec(f"hf:{tmp_path}")

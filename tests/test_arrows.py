@@ -42,6 +42,7 @@ WITHOUT_TORCH = (
     "history.",
     "graph/structure.",
     "pipeline/settings.",
+    "pipeline/report_settings.",
 )
 ONLY_IN = {
     "typer": lambda file: file.startswith("cli/"),

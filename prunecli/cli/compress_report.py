@@ -9,7 +9,8 @@ import typer
 from prunecli.cli.options import Shown, with_options
 from prunecli.cli.streams import say, write_result
 from prunecli.errors import GateError
-from prunecli.pipeline.settings import Gating, JudgedData, Latency, Machine, ReportFiles, Source
+from prunecli.pipeline.report_settings import Gating, Latency, ReportFiles
+from prunecli.pipeline.settings import JudgedData, Machine, Source
 
 if TYPE_CHECKING:
     from prunecli.pipeline.compress_report import Told

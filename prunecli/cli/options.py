@@ -25,6 +25,7 @@ from prunecli.cli.panels import (
 from prunecli.cli.report_panels import GATING, LATENCY, REPORT_FILES
 from prunecli.cli.sweep_panels import COMPARED, SWEPT, SWEPT_FILES, SWEPT_START
 from prunecli.cli.training_panels import DIRECTED, RECIPE, RUN, STEPS
+from prunecli.pipeline.report_settings import Gating, Latency, ReportFiles
 from prunecli.pipeline.settings import (
     Budget,
     Compared,
@@ -32,14 +33,11 @@ from prunecli.pipeline.settings import (
     Directed,
     Drawn,
     Files,
-    Gating,
     Importance,
     JudgedData,
-    Latency,
     Machine,
     Ranking,
     Recovery,
-    ReportFiles,
     Run,
     Samples,
     Source,

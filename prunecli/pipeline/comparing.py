@@ -11,8 +11,9 @@ from prunecli.errors import CheckpointError, ExportError, ProofError
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.measuring import Judge
 from prunecli.pipeline.opening import Opened
+from prunecli.pipeline.report_settings import Latency
 from prunecli.pipeline.running import Place, running_on
-from prunecli.pipeline.settings import Latency, Machine, Samples, Source
+from prunecli.pipeline.settings import Machine, Samples, Source
 from prunecli.pipeline.sides import Side, explain, open_all, timed_inputs
 from prunecli.pipeline.timing import time_in_turns, torch_runner
 from prunecli.pipeline.versions import versions

@@ -12,7 +12,8 @@ from prunecli.errors import InputError, OutputError, UsageError
 from prunecli.export.files import check_free, write_files
 from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.listener import Listener, Silent
-from prunecli.pipeline.settings import Gating, Latency, Machine, ReportFiles, Samples, Source
+from prunecli.pipeline.report_settings import Gating, Latency, ReportFiles
+from prunecli.pipeline.settings import Machine, Samples, Source
 from prunecli.report import Report, to_csv, to_markdown, training_pictures
 from prunecli.report.gates import Gate, Verdict, changes_since, check_gates, needs_baseline, parse_gate
 from prunecli.report.page import report_page

@@ -13,7 +13,8 @@ from prunecli.pipeline import sides
 from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.compress_report import read_report, with_sweep
 from prunecli.pipeline.prune import prune
-from prunecli.pipeline.settings import Budget, Choices, Files, Importance, Latency, Machine, Samples, Source
+from prunecli.pipeline.report_settings import Latency
+from prunecli.pipeline.settings import Budget, Choices, Files, Importance, Machine, Samples, Source
 from prunecli.report.sweep import SweepReport, SweepRow
 
 MLP = Path(__file__).parents[2] / "sample_models" / "digits_mlp" / "model.pt"

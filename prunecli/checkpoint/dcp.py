@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Mapping
+from enum import Enum, EnumMeta
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -90,11 +91,21 @@ class _IndexUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the class, if it is one of an index."""
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if name in _INDEX_MODULES.get(module, ()) or (
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it would run code of `{printable(f'{module}.{name}')}`")
+
+
+def _member(kind: Any, name: Any) -> Enum:
+    """Return a member of an enumeration, which Python 3.11.0 to 3.11.3 pickle as `getattr(kind, name)`."""
+    if isinstance(kind, EnumMeta) and isinstance(name, str) and name in kind.__members__:
+        member: Enum = kind[name]
+        return member
+    raise pickle.UnpicklingError("it would run code of `builtins.getattr`")
 
 
 def _read_index(folder: Path) -> Metadata:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from prunecli.checkpoint import Format, read_checkpoint
 from prunecli.errors import CheckpointError
@@ -37,6 +38,28 @@ def test_a_nested_state_is_read(tmp_path: Path) -> None:
 def test_a_plain_state_is_read(tmp_path: Path) -> None:
     found = read_checkpoint(saved(tmp_path / "dcp", dict(nn.Linear(2, 3).state_dict())))
     assert (found.wrapper, set(found.tensors)) == (None, {"weight", "bias"})
+
+
+def test_enumerations_may_be_pickled_by_getattr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python 3.11.0 to 3.11.3 do it."""
+    kind = _MEM_FORMAT_ENCODING
+    monkeypatch.setattr(kind, "__reduce_ex__", lambda self, _: (getattr, (kind, self.name)))
+    folder = saved(tmp_path / "dcp", dict(nn.Linear(2, 3).state_dict()))
+    assert b"getattr" in (folder / ".metadata").read_bytes()
+    assert set(read_checkpoint(folder).tensors) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("name", ("__init__", "mro", "TORCH_CONTIGUOUS_FORMA"))
+@pytest.mark.parametrize("kind", (dcp.Metadata, _MEM_FORMAT_ENCODING))
+def test_getattr_gives_members_and_nothing_else(kind: type, name: str, tmp_path: Path) -> None:
+    class Reaching:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return getattr, (kind, name)
+
+    folder = saved(tmp_path / "dcp", dict(nn.Linear(2, 3).state_dict()))
+    (folder / ".metadata").write_bytes(pickle.dumps(Reaching()))
+    with pytest.raises(CheckpointError, match="it would run code of `builtins.getattr`"):
+        read_checkpoint(folder)
 
 
 class Payload:

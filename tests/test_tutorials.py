@@ -128,7 +128,7 @@ def test_a_tutorial(name: str, tmp_path: Path, request: pytest.FixtureRequest) -
 
 
 STAND_IN = """
-import numpy as np, timm, torch, torchvision
+import numpy as np, timm, torch, torchvision, transformers
 from PIL import Image
 from resnet import resnet20
 
@@ -139,6 +139,12 @@ for name, size in (("cifar10_train.npz", 1000), ("cifar10_test.npz", 64)):
 torch.save({"state_dict": {f"module.{k}": v for k, v in resnet20().state_dict().items()}}, "resnet20.th")
 torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
 torch.save(timm.create_model("mobilenetv3_large_100").state_dict(), "mobilenet.pt")
+ids, mask = draw.integers(0, 20, (64, 8)), np.ones((64, 8), np.int64)
+for name in ("texts.npz", "texts_test.npz"):
+    np.savez(name, input_ids=ids, attention_mask=mask, labels=draw.integers(0, 3, 64))
+config = transformers.BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=24, max_position_embeddings=8, num_labels=3)
+transformers.BertForSequenceClassification(config).save_pretrained("bert-folder")
 for i in range(8):
     Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)).save(f"val/{i % 2}/{i}.png")
 """
@@ -169,7 +175,8 @@ def resnet20():
 @pytest.mark.slow
 def test_the_quickstart_of_the_readme(tmp_path: Path) -> None:
     """Run every command of the quickstart as it stands, on small stand-ins for someone's files."""
-    pytest.importorskip("timm", reason="timm is not installed")
+    for name in ("timm", "transformers"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (quickstart,) = re.findall(r"^## Quickstart.*?(?=^## )", text, re.MULTILINE | re.DOTALL)
     reader = Reader(tmp_path)
@@ -190,7 +197,7 @@ def test_the_quickstart_of_the_readme(tmp_path: Path) -> None:
             (reader.here / "use.py").write_text(block.text, encoding="utf-8")
             reader.run("python use.py")
     assert {path.name for path in reader.here.glob("*.pruned.onnx")} == {
-        "resnet20.pruned.onnx", "resnet18.pruned.onnx", "mobilenet.pruned.onnx"
+        "resnet20.pruned.onnx", "resnet18.pruned.onnx", "mobilenet.pruned.onnx", "bert-folder.pruned.onnx"
     }  # fmt: skip
 
 

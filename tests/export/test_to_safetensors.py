@@ -57,7 +57,9 @@ def test_saving_leaves_the_model_alone_and_takes_views(tmp_path: Path, net: Prun
     save(net.model, tmp_path / "x.safetensors", net.record)
     assert (tmp_path / "x.safetensors").stat().st_size < 8000
     assert net.model.gain.untyped_storage().nbytes() == 40_000
-    assert torch.allclose(load(tmp_path / "x.safetensors", net.spec)(net.inputs), net.model(net.inputs))
+    loaded = load(tmp_path / "x.safetensors", net.spec)
+    # a convolution of another memory format may sum in another order
+    torch.testing.assert_close(loaded(net.inputs), net.model(net.inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_an_existing_file_needs_force(tmp_path: Path, net: Pruned) -> None:

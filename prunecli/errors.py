@@ -14,7 +14,8 @@
     │   ├── ScoreError                 a method cannot score a group
     │   ├── BudgetError                no plan meets the budget
     │   └── ExportError                no file of this kind can be made of it
-    └── ProofError                  6  the smaller model disagrees with the masked dense model
+    ├── ProofError                  6  the smaller model disagrees with the masked dense model
+    └── PeerError                   1  another of the processes that share the work failed
 
 A message says where, what was found, what was expected, and what to do; it is one or two lines long.
 """
@@ -94,3 +95,7 @@ class ProofError(PruneError):
     """The smaller model disagrees with the masked dense model."""
 
     exit_code = 6
+
+
+class PeerError(PruneError):
+    """Another of the processes that share the work failed, or says nothing."""

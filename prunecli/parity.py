@@ -22,6 +22,7 @@ from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng, set_mode
 from prunecli.graph.copying import copy_module, named_tensors, same_bits
 from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.masked import run_masked
+from prunecli.graph.not_finite import where_not_finite
 from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import Kept, Role, Structure
 from prunecli.graph.trace import plain_kernels, prepare
@@ -97,6 +98,7 @@ def verify(
         numbers_error, NUMBERS_LIMIT, _name(numbers_dtype), checked.notes,
     )  # fmt: skip
     if not parity.holds:
+        _refuse_not_finite(model, args, kwargs)
         raise ProofError(
             "The smaller model disagrees with the masked dense model: relative error "
             f"{checked.error:.1e} with {checked.weights} (allowed {checked.limit:.0e}), "
@@ -104,6 +106,17 @@ def verify(
             "Nothing was written. Leave layers out with --ignore, and please report this."
         )
     return parity
+
+
+def _refuse_not_finite(model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Refuse a dense model that puts out NaN or infinity itself: then there is nothing to compare."""
+    with torch.no_grad(), kept_rng(), eval_mode(model):
+        blame = where_not_finite(model, args, kwargs)
+    if blame:
+        raise ProofError(
+            f"Nothing can be proven: the dense model is not finite on samples that are made up.{blame} "
+            "Nothing was written. Mend the model; or, if real samples are different, use `--no-verify`."
+        )
 
 
 def _check_tensors(model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept) -> None:

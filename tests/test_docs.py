@@ -197,4 +197,4 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     def codes(kind: type[PruneError]) -> set[int]:
         return {kind.exit_code}.union(*map(codes, kind.__subclasses__()))
 
-    assert stated == set(EXIT_CODES) == codes(PruneError) | {0, 130}
+    assert stated == set(EXIT_CODES) == codes(PruneError) | {0, 129, 130, 143}

@@ -30,8 +30,11 @@ from prunecli.cli import (
 )
 from prunecli.cli.completion import IN_BASH, VARIABLE, behind_colon, mend_words
 from prunecli.cli.help import HelpedCommand, HelpedGroup
+from prunecli.cli.signals import asked_to_end
 from prunecli.cli.streams import quietly_closed, say, say_error
-from prunecli.errors import PruneError
+from prunecli.cli.voices import in_own_name, may_speak, refuse_alone
+from prunecli.errors import PeerError, PruneError
+from prunecli.pipeline.processes import Dismissed, started
 
 _QUOTED = re.compile(r"'([^']*)'")
 _NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)")
@@ -73,18 +76,24 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _before_every_command(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """Make PyTorch networks physically smaller, and prove it."""
+    refuse_alone(context.invoked_subcommand)
 
 
 def main() -> None:
     """Run the command line and exit."""
-    with quietly_closed():
-        code = _complete_in_bash() if os.environ.get(VARIABLE) == IN_BASH else run(sys.argv[1:])
-    sys.exit(code)
+    heard: list[int] = []
+    try:
+        with quietly_closed(), asked_to_end(heard):
+            code = _complete_in_bash() if os.environ.get(VARIABLE) == IN_BASH else run(sys.argv[1:])
+    except KeyboardInterrupt:  # once more, while the first one was being told
+        code = INTERRUPTED
+    sys.exit(128 + heard[0] if heard else code)
 
 
 def run(arguments: list[str]) -> int:
@@ -92,7 +101,9 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="prunecli", standalone_mode=False)
     except PruneError as error:
-        return _failed(str(error), error.exit_code, arguments)
+        return _failed(str(error), error.exit_code, arguments, isinstance(error, PeerError))
+    except Dismissed:
+        return 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -101,7 +112,7 @@ def run(arguments: list[str]) -> int:
         text = f"{type(error).__name__}: {error}".strip().rstrip(":").splitlines()[0]
         hint = "This is a bug in prunecli; `--debug` shows where."
         return _failed(f"internal error: {text}\n{hint}", INTERNAL_ERROR, arguments)
-    if code == INTERRUPTED:
+    if code == INTERRUPTED and started().is_first:
         say_error("interrupted; nothing was left half written")
     return code if isinstance(code, int) else 0
 
@@ -117,10 +128,12 @@ def _complete_in_bash() -> int:
     return 0
 
 
-def _failed(message: str, code: int, arguments: list[str]) -> int:
+def _failed(message: str, code: int, arguments: list[str], is_of_peer: bool = False) -> int:
+    if not may_speak(is_of_peer):
+        return code
     if "--debug" in arguments or os.environ.get("PRUNECLI_DEBUG"):
         traceback.print_exc()
-    say_error(message)
+    say_error(in_own_name(message))
     return code
 
 
@@ -136,11 +149,13 @@ def _misused(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # whose message is the help
         say(error.format_message())
         return int(error.exit_code)
+    if not may_speak():
+        return int(error.exit_code)
     close = getattr(error, "possibilities", None)
     if close:
         message = f"{error.message}. Did you mean `{close[0]}`?"
     elif choice := _NO_CHOICE.search(message):
         message += f".{nearest(choice[1], re.findall(_QUOTED, choice[2]))}".rstrip(".")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "prunecli"
-    say_error(f"{message}\nSee `{command} --help`.")
+    say_error(in_own_name(f"{message}\nSee `{command} --help`."))
     return int(error.exit_code)

@@ -9,13 +9,15 @@ from prunecli.cli.described import Parameter, examples, one_line, sections, usag
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done",
-    1: "an internal error: a bug in prunecli",
+    1: "an internal error: a bug in prunecli; under torchrun, also that another process failed",
     2: "options that are wrong or contradict each other",
     3: "a check that was asked for did not hold",
     4: "a bad, unsafe or mismatched checkpoint, spec, data or plan, or a file that cannot be written",
     5: "the model cannot be pruned as asked",
     6: "the proof failed: nothing was written",
-    130: "interrupted",
+    129: "ended because its terminal is gone (SIGHUP); as with 130",
+    130: "interrupted (Ctrl-C): every file is whole or absent, and `--resume` goes on with a training run",
+    143: "asked to end by another program (SIGTERM); as with 130",
 }
 _OPENING = """# Commands
 

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from prunecli.errors import OutputError
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_LONGEST_ERROR = 2000
+"""Characters."""
 
 
 def write_result(text: str) -> None:
@@ -21,7 +24,7 @@ def write_result(text: str) -> None:
         OutputError: it cannot be written, as on a full disk.
     """
     try:
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.write(_encodable(text if text.endswith("\n") else f"{text}\n", sys.stdout))
         sys.stdout.flush()
     except BrokenPipeError:
         _silence(sys.stdout.fileno())
@@ -33,14 +36,17 @@ def write_result(text: str) -> None:
 
 def say(text: str) -> None:
     """Write a line to standard error."""
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # a closed pipe, a terminal that is gone
         print(plain(text), file=sys.stderr, flush=True)
 
 
 def say_error(text: str) -> None:
     """Write an error to standard error, with the word in red where there is colour."""
+    first, *others = text.splitlines() or [""]  # a name from a file may hold line breaks of its own
+    text = "\n".join([first, *[" ".join(others)] * bool(others)])
+    text = text if len(text) <= _LONGEST_ERROR else f"{text[: _LONGEST_ERROR - 3]}..."
     label = "\x1b[31merror:\x1b[0m" if has_colour(sys.stderr.isatty()) else "error:"
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # a closed pipe, a terminal that is gone
         print(label, plain(text), file=sys.stderr, flush=True)
 
 
@@ -58,8 +64,14 @@ def asked_columns() -> int | None:
 
 
 def plain(text: str) -> str:
-    """Strip terminal escape codes, which names inside a checkpoint might carry."""
-    return _CONTROL.sub("", text)
+    """Strip terminal escape codes, and what turns text around, which names inside a file might carry."""
+    return _CONTROL.sub("", _encodable(text, sys.stderr))
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Escape the characters that a stream cannot write, such as halves of pairs."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
@@ -73,7 +85,9 @@ def quietly_closed() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except BrokenPipeError:
+            except OSError as error:
+                if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                    raise
                 _silence(stream.fileno())
 
 

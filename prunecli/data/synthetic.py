@@ -42,10 +42,12 @@ def _draw(spec: ModelSpec, output: Tensor, seed: int) -> tuple[tuple[Tensor, ...
 
 def _example_output(spec: ModelSpec, trust: bool) -> Tensor:
     """Return what the model puts out for one sample, for its shape."""
-    args, kwargs = example_inputs(spec)
+    model = build_model(spec, trust=trust)
+    floats = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
+    args, kwargs = example_inputs(spec, dtype=next(floats, None))
     try:
         with torch.no_grad():
-            return main_output(build_model(spec, trust=trust)(*args, **kwargs))
+            return main_output(model(*args, **kwargs))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(

@@ -1,7 +1,10 @@
 """Contents -> files, whole or not at all, and never over a file that is there already.
 
 Everything is written under temporary names in the folders of the targets first; only when all of it is
-safely on disk do the names change. A failure on the way, Ctrl-C included, puts back what was there.
+safely on disk do the names change. A failure on the way, Ctrl-C included, puts back what was there. While
+names change, signals wait, and other processes that write into the same folders do too, so that the files
+of two runs never mix. A process that is killed leaves hidden files ending in `.part`, which the next one
+that writes the same files removes.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from prunecli.errors import OutputError
+from prunecli.export.alone import alone_in, claim, name_of_part, remove_leftovers, undisturbed
 
 
 def check_free(paths: Iterable[Path], force: bool = False) -> None:
@@ -42,17 +46,20 @@ def write_files(contents: Mapping[Path, bytes], force: bool = False) -> None:
         OutputError: when a file cannot be written, or is there already and `force` is not given.
     """
     check_free(contents, force)
-    with _new_folders(contents) as folders, _reporting_trouble():
-        parts: dict[Path, Path] = {}
+    parts: dict[Path, Path] = {}
+    with _new_folders(contents) as folders, _reporting_trouble(), ExitStack() as stack:
         try:
             for path, content in contents.items():
                 target = _target(path)
                 parts[target] = _temporary_name(target)
-                _write(parts[target], content)
-            _rename_all(parts, force)
+                _write(parts[target], content, stack)
+            with undisturbed():
+                _rename_in_turn(parts, force)
+                _flush(folders)
         finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+            with undisturbed():
+                for part in parts.values():
+                    part.unlink(missing_ok=True)
         folders.clear()  # they hold files now
 
 
@@ -98,9 +105,9 @@ def _new_folders(paths: Iterable[Path]) -> Iterator[list[Path]]:
         for path in paths:
             missing = [folder for folder in _target(path).parents if not folder.exists()]
             for folder in reversed(missing):
+                made.append(folder)
                 with _reporting_trouble():
                     folder.mkdir(exist_ok=True)
-                made.append(folder)
         yield made
     finally:
         for folder in reversed(made):
@@ -109,15 +116,25 @@ def _new_folders(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 def _temporary_name(target: Path) -> Path:
-    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
+    return name_of_part(target, secrets.token_hex(4))
 
 
-def _write(part: Path, content: bytes) -> None:
-    """Write and flush to the disk, with the permissions a new file gets."""
+def _write(part: Path, content: bytes, stack: ExitStack) -> None:
+    """Write and flush to the disk, with the permissions a new file gets, and mark it as in use."""
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        claim(file.fileno(), stack)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _rename_in_turn(parts: Mapping[Path, Path], force: bool) -> None:
+    """Give the parts their names while no other process does so in these folders."""
+    with alone_in(target.parent for target in parts) as is_alone:
+        if is_alone:
+            for target in parts:
+                remove_leftovers(target)
+        _rename_all(parts, force)
 
 
 def _rename_all(parts: Mapping[Path, Path], force: bool) -> None:
@@ -142,8 +159,7 @@ def _rename_all(parts: Mapping[Path, Path], force: bool) -> None:
     finally:
         for backup in backups.values():
             backup.unlink(missing_ok=True)
-    for folder in {target.parent for target in parts}:
-        _flush_folder(folder)
+    _flush(parts)
 
 
 def _back_up(target: Path, part: Path, backups: dict[Path, Path]) -> None:
@@ -168,14 +184,15 @@ def _rename_to_free(part: Path, target: Path) -> None:
         part.replace(target)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the new names last through a power cut, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _flush(paths: Iterable[Path]) -> None:
+    """Make new names last through a power cut, where the system can."""
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 @contextmanager

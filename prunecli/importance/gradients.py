@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prunecli.errors import PruneError, ScoreError
+from prunecli.graph.not_finite import where_not_finite
 from prunecli.graph.structure import Structure
 from prunecli.importance.micro_batches import MicroBatch
 
@@ -19,6 +20,14 @@ LossFn = Callable[[Any, Any], Tensor]
 """(output, targets) -> the mean loss of the batch, a scalar."""
 Twins = Mapping[str, tuple[Tensor, ...]]
 """Canonical name -> the parameter objects under that name and its aliases, each once."""
+
+
+class NotFiniteError(ScoreError):
+    """The loss is not finite; which module that came from is still to be found out."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found} {advice}")
+        self.found, self.advice = found, advice
 
 
 def find_parameters(model: nn.Module, structure: Structure, names: Set[str]) -> dict[str, tuple[Tensor, ...]]:
@@ -64,7 +73,7 @@ def loss_gradients(
         ScoreError: The model or the loss fails, or the loss is not one finite number.
     """
     flat = [tensor for twins in followed.values() for tensor in twins]
-    with explained(where):
+    with blaming(model, batch), explained(where):
         loss = checked_loss(loss_of(call_model(model, batch)), where, "any parameter that is to be scored")
         found = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     gradients: dict[str, Tensor | None] = {}
@@ -114,8 +123,8 @@ def checked_loss(loss: Any, where: str, depends_on: str | None = None) -> Tensor
         found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ScoreError(f"{where}: the loss is one number, the mean over the batch; found {found}.")
     if not loss.isfinite().item():
-        raise ScoreError(
-            f"{where}: the loss is {loss.item()}. Check the normalisation of the data and the checkpoint."
+        raise NotFiniteError(
+            f"{where}: the loss is {loss.item()}.", "Check the normalisation of the data and the checkpoint."
         )
     if depends_on is not None and not loss.requires_grad:
         raise ScoreError(
@@ -123,6 +132,19 @@ def checked_loss(loss: Any, where: str, depends_on: str | None = None) -> Tensor
             "torch.no_grad, use a method without gradients (`prunecli methods`)."
         )
     return loss
+
+
+@contextmanager
+def blaming(model: nn.Module, batch: MicroBatch) -> Iterator[None]:
+    """Say which module of the model it came from when the loss is not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if isinstance(batch.inputs, Mapping):
+            blame = where_not_finite(model, (), batch.inputs)
+        else:
+            blame = where_not_finite(model, batch.inputs)
+        raise ScoreError(f"{error.found}{blame} {error.advice}") from None
 
 
 @contextmanager

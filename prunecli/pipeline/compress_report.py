@@ -56,6 +56,13 @@ def write_pictures(report: Report, folder: str, force: bool = False) -> tuple[Pa
         InputError: the report tells of no training, so there is nothing to draw.
         OutputError: a file is there already, or cannot be written.
     """
+    contents = _pictures(report, folder, force)
+    write_files(contents, force)
+    return tuple(contents)
+
+
+def _pictures(report: Report, folder: str, force: bool) -> dict[Path, bytes]:
+    """Return the content of the files that `write_pictures` writes; it says what that raises."""
     pictures = training_pictures(report.training) if report.training is not None else {}
     if not pictures:
         raise InputError(
@@ -66,8 +73,7 @@ def write_pictures(report: Report, folder: str, force: bool = False) -> tuple[Pa
     taken = next((path for path in contents if path.exists()), None)
     if taken is not None and not force:
         raise OutputError(f"`{taken}` is there already. Use `--force` to replace it, or name another folder.")
-    write_files(contents, force)
-    return tuple(contents)
+    return contents
 
 
 def check_summary() -> Path:
@@ -159,12 +165,13 @@ def compress_report(
     report = with_sweep(report, files.sweep) if files.sweep is not None else report
     verdicts = check_gates(report, gates, earlier)
     checks = [verdict.text for verdict in verdicts]
-    drawn = write_pictures(report, files.pictures, files.force) if files.pictures is not None else ()
-    write_files({target: _FORMS[target.suffix](report, checks).encode() for target in targets}, files.force)
+    drawn = _pictures(report, files.pictures, files.force) if files.pictures is not None else {}
+    forms = {target: _FORMS[target.suffix](report, checks).encode() for target in targets}
+    write_files({**forms, **drawn}, files.force)
     if gating.github_summary:
         append_summary(report, checks)
     since = changes_since(report, earlier) if earlier is not None else ()
-    return Told(report, verdicts, tuple(since), tuple(targets), drawn)
+    return Told(report, verdicts, tuple(since), tuple(targets), tuple(drawn))
 
 
 def _gates(gating: Gating) -> list[Gate]:

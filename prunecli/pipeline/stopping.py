@@ -11,10 +11,15 @@ from typing import Any
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield whether Ctrl-C or a request to terminate came; the second one comes through at once."""
+    """Yield whether Ctrl-C or a request to terminate came; the second one comes through at once.
+
+    When the work has stopped for it, whoever listened to that signal before hears of it too.
+    """
     asked = threading.Event()
+    heard: list[int] = []
 
     def hear(number: int, frame: Any) -> None:
+        heard.append(number)
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
@@ -22,9 +27,24 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # only it hears signals
         yield asked.is_set
         return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hear) for number in _listened_to()}
     try:
         yield asked.is_set
+    except KeyboardInterrupt:
+        earlier = before[heard[0]] if heard else None
+        if callable(earlier):
+            earlier(heard[0], None)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _listened_to() -> list[int]:
+    """Return the signals that ask a run to stop; not those that it was told to ignore, as by `nohup`."""
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [
+        number
+        for number in numbers
+        if number is not None and signal.getsignal(number) not in (None, signal.SIG_IGN)
+    ]

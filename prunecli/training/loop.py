@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from prunecli.data import Batch, Evaluation, Shuffled, hit_share
 from prunecli.errors import DataError
+from prunecli.graph.not_finite import where_not_finite
 from prunecli.history import EpochRow
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.spec.model_spec import Metric, TaskSpec
@@ -205,10 +206,7 @@ class _Step:
             loss = course.loss_of(output, targets, inputs)
         value = loss.item()
         if not isfinite(value):
-            raise DataError(
-                f"The loss became {value} in epoch {training.place.epoch + 1}, minibatch "
-                f"{training.place.batch}. Lower `--lr`, add `--warmup` or `--clip`, or train in float32."
-            )
+            raise self._diverged(value, inputs)
         self.scaler.scale(loss / self._together).backward()
         count = len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0])
         self._count(value, count, output, targets)
@@ -223,6 +221,17 @@ class _Step:
             self._move(is_sound)
         if is_sound:
             self.schedule.after_step(training, value)
+
+    def _diverged(self, loss: float, inputs: Any) -> DataError:
+        """Return what to say of a loss that is not finite: where, and which module made it so."""
+        place = self.training.place
+        args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
+        with self._autocast():
+            blame = where_not_finite(self.training.model, args, kwargs)
+        return DataError(
+            f"The loss became {loss} in epoch {place.epoch + 1}, minibatch {place.batch}.{blame} "
+            "Lower `--lr`, add `--warmup` or `--clip`, or train in float32."
+        )
 
     @property
     def _together(self) -> int:

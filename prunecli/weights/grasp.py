@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from prunecli.data import main_output
 from prunecli.errors import PruneError, ScoreError, UsageError
-from prunecli.importance.gradients import call_model, checked_loss, explained
+from prunecli.importance.gradients import blaming, call_model, checked_loss, explained
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.registry import Granularity, Needs, method
 from prunecli.weights.network import Network, WeightScores, zeros_like
@@ -124,7 +124,8 @@ def _curved(
     flat = [twin for twins in network.twins.values() for twin in twins]
     along = [gradients[name].to(twin.dtype) for name, twins in network.twins.items() for twin in twins]
     where = f"Half batch {number} (inputs {batch.describe()})"
-    with _explained(where), sdpa_kernel(SDPBackend.MATH):  # other attention has no second derivative
+    # other attention has no second derivative
+    with blaming(network.model, batch), _explained(where), sdpa_kernel(SDPBackend.MATH):
         loss = checked_loss(loss_of(call_model(network.model, batch), batch), where)
         first = torch.autograd.grad(loss, flat, create_graph=True, materialize_grads=True)
         slope = torch.stack([(one * other).sum() for one, other in zip(first, along, strict=True)]).sum()

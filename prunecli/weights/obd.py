@@ -13,7 +13,7 @@ from torch import Tensor
 from prunecli.errors import DataError, ScoreError, UsageError
 from prunecli.graph.trace import plain_kernels
 from prunecli.importance.curvature import curved_directions, probed, second_derivatives
-from prunecli.importance.gradients import call_model, checked_loss, explained
+from prunecli.importance.gradients import blaming, call_model, checked_loss, explained
 from prunecli.importance.look import mixes_samples
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.registry import Granularity, Needs, method
@@ -116,7 +116,7 @@ class Obd:
             )
         leaves = [each for same in network.twins.values() for each in same]
         require_gradients(network.model, leaves)
-        with explained(where), plain_kernels():
+        with blaming(network.model, batch), explained(where), plain_kernels():
             loss = network.loss(call_model(network.model, batch), batch)
             loss = checked_loss(loss, where, "any weight that is to be scored")
             if self.hessian is Hessian.EXACT:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,8 @@ def test_a_new_file_has_the_permissions_of_new_files(tmp_path: Path) -> None:
 def test_a_file_that_appears_during_the_work_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = files._write
 
-    def write_and_be_overtaken(part: Path, content: bytes) -> None:
-        original(part, content)
+    def write_and_be_overtaken(part: Path, content: bytes, stack: ExitStack) -> None:
+        original(part, content, stack)
         (tmp_path / "b.bin").write_bytes(b"somebody else's")
 
     monkeypatch.setattr(files, "_write", write_and_be_overtaken)

@@ -105,11 +105,13 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_file(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ("SIGINT", "SIGTERM"))
-def test_a_signal_keeps_the_run_and_says_how_to_go_on(number: str, mlp: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)))
+def test_a_signal_keeps_the_run_and_says_how_to_go_on(
+    number: str, code: int, mlp: Path, tmp_path: Path
+) -> None:
     command = ["finetune", "model.pt", *QUICK]
     stopped = start(command, mlp, number, 8)
-    assert stopped.returncode == 130
+    assert stopped.returncode == code
     assert "--resume" in stopped.stderr
     assert "epoch 2, minibatch 3" in stopped.stderr
     assert "Traceback" not in stopped.stderr

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := build/demo
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow fuzz lint types clean
 
 demo: $(STAMP)
 	@mkdir -p $(DEMO)
@@ -15,7 +15,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n auto -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto -m "not nightly"
+
+fuzz: $(STAMP)
+	PRUNECLI_FUZZ_SEED=random $(BIN)/python -m pytest -n auto -m nightly tests/hostile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunecli.errors import SpecError
+from prunecli.growth import Ceiling, growing_to
 from prunecli.spec import InputSpec, ModelSpec, hugging_face
 from prunecli.spec.code import TRUST_OR_NAME, Factory, call_factory, import_object
 from prunecli.spec.model_spec import FactoryKind, Reference
@@ -26,7 +27,9 @@ _PADDING_MASKS = ("attention_mask", "decoder_attention_mask")
 _SLOW_INITIALISATION = ("googlenet", "inception_v3")
 
 
-def build_model(spec: ModelSpec, *, trust: bool = False, seed: int = 0) -> nn.Module:
+def build_model(
+    spec: ModelSpec, *, trust: bool = False, seed: int = 0, ceiling: Ceiling | None = None
+) -> nn.Module:
     """Build the model on the CPU, in eval mode, with the same random parameters each time.
 
     Args:
@@ -34,13 +37,14 @@ def build_model(spec: ModelSpec, *, trust: bool = False, seed: int = 0) -> nn.Mo
         trust: run the factory even if the spec came inside a checkpoint and names other code than models
             of torchvision, timm or transformers.
         seed: what the parameters are drawn from.
+        ceiling: what it may grow to; to the size of no model at all if None.
 
     Raises:
-        SpecError: the factory is not there, not trusted, failed, or returned no module.
+        SpecError: the factory is not there, not trusted, failed, returned no module, or built too much.
     """
     spec = hugging_face.with_configuration(spec)
     factory, args = _factory(spec, trust)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), growing_to(ceiling or Ceiling(), spec.factory):
         torch.manual_seed(seed)
         model = call_factory(spec, spec.factory, factory, args)
     if not isinstance(model, nn.Module):
@@ -48,17 +52,18 @@ def build_model(spec: ModelSpec, *, trust: bool = False, seed: int = 0) -> nn.Mo
     return model.eval()
 
 
-def build_on_meta(spec: ModelSpec, *, trust: bool = False) -> nn.Module:
+def build_on_meta(spec: ModelSpec, *, trust: bool = False, ceiling: Ceiling | None = None) -> nn.Module:
     """Build the model on the meta device, with shapes and no values; by way of the CPU if it must be."""
     try:
         with torch.device("meta"):
-            model = build_model(spec, trust=trust)
+            model = build_model(spec, trust=trust, ceiling=ceiling)
     except SpecError as error:
         if error.__cause__ is None:  # the spec is at fault, not the device
             raise
-        return to_meta(build_model(spec, trust=trust))
-    tensors = [*model.parameters(), *model.buffers()]
-    return model if all(tensor.is_meta for tensor in tensors) else to_meta(build_model(spec, trust=trust))
+        return to_meta(build_model(spec, trust=trust, ceiling=ceiling))
+    if all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    return to_meta(build_model(spec, trust=trust, ceiling=ceiling))
 
 
 def to_meta(model: nn.Module) -> nn.Module:

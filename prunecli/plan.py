@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prunecli.errors import InputError
 from prunecli.graph.structure import Structure
-from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+from prunecli.strict_json import FieldError, Json, JsonError, from_plain, parse_json, to_plain
 
 FORMAT = "prunecli.plan"
 VERSION = 1
@@ -136,7 +136,7 @@ class Plan:
             InputError: Naming the field that is not as it should be.
         """
         try:
-            data = json.loads(text, object_pairs_hook=_without_twins)
+            data = parse_json(text)
             _check_version(data)
             read = from_plain(_File, data)
             for name, group in read.groups.items():
@@ -152,7 +152,7 @@ class Plan:
                 seed=read.seed,
                 digests=read.digests,
             )
-        except json.JSONDecodeError as error:
+        except JsonError as error:
             raise InputError(f"`{source}` is no JSON: {error}.") from None
         except FieldError as error:
             raise InputError(f"`{source}`: {error}. `prunecli prune --plan` writes such a file.") from None
@@ -195,16 +195,6 @@ class _File:
     constraints: Constraints = Constraints()
     seed: int = 0
     digests: Mapping[str, str] = field(default_factory=dict)
-
-
-def _without_twins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    """Build an object, refusing a key that comes twice: of two edits, one would be lost without a word."""
-    found: dict[str, Json] = {}
-    for key, value in pairs:
-        if key in found:
-            raise FieldError(f"`{key}` comes twice")
-        found[key] = value
-    return found
 
 
 def _check_version(data: Json) -> None:

@@ -19,6 +19,12 @@ Json = Any
 
 T = TypeVar("T")
 
+DEEPEST = 64
+"""How many lists and objects may stand inside each other."""
+_WIDEST = 2**64
+"""Integers are smaller than this: larger ones count nothing, and overflow where they are divided."""
+_LARGEST = 1e100
+"""Numbers are smaller than this, so that sums of their squares are numbers too."""
 _SCALARS: dict[type, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -26,8 +32,57 @@ class FieldError(ValueError):
     """A field of the JSON is not what its dataclass declares. The message names it."""
 
 
+class JsonError(ValueError):
+    """A text is not JSON, or not as a program writes it for another. The message says why, in few words."""
+
+
 class VersionError(ValueError):
     """A text is not versioned JSON, or of a later version. The message is a whole sentence."""
+
+
+def parse_json(text: str | bytes, finite: bool = True) -> Json:
+    """Parse JSON from an unknown hand: keys come once, and nesting has an end.
+
+    Args:
+        text: The JSON, in UTF-8 where it is bytes.
+        finite: Refuse NaN and infinities, which JSON does not have but Python writes.
+
+    Raises:
+        JsonError: it is no such JSON.
+
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    prunecli.strict_json.JsonError: `a` comes twice
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        data = json.loads(
+            text,
+            parse_float=_finite if finite else None,
+            parse_constant=_finite if finite else None,
+            object_pairs_hook=_without_twins,
+        )
+        if "\\ud" in text.lower():  # half of a pair is no character, and cannot be written to any file
+            json.dumps(data, ensure_ascii=False).encode()
+    except JsonError:
+        raise
+    except RecursionError:
+        raise JsonError(f"it is nested deeper than {DEEPEST} levels") from None
+    except ValueError as error:  # of which UnicodeError is one
+        raise JsonError(_cut(str(error), 120)) from None
+    _check_nesting(data)
+    return data
+
+
+def _check_nesting(data: Json) -> None:
+    """Walk through all levels, so that nothing that reads them afterwards has to fear their depth."""
+    level = [data]
+    for _ in range(DEEPEST + 1):
+        values = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [item for inside in values if isinstance(inside, list) for item in inside]
+        if not level:
+            return
+    raise JsonError(f"it is nested deeper than {DEEPEST} levels")
 
 
 def read_versioned(text: str, newest: int, what: str, key: str = "version") -> dict[str, Json]:
@@ -46,9 +101,9 @@ def read_versioned(text: str, newest: int, what: str, key: str = "version") -> d
     {'title': 'net'}
     """
     try:
-        data = json.loads(text, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError):
-        raise VersionError(f"{what} is not JSON.") from None
+        data = parse_json(text)
+    except JsonError as error:
+        raise VersionError(f"{what} is not JSON ({error}).") from None
     version = data.pop(key, None) if isinstance(data, dict) else None
     if type(version) is not int or version < 1:
         raise VersionError(f"{what} has no valid `{key}` number.")
@@ -133,6 +188,10 @@ def _read_union(choices: tuple[Any, ...], data: Json, where: str) -> Any:
 
 
 def _read_scalar(hint: type, data: Json, where: str) -> Any:
+    if type(data) is int:
+        _expect(-_WIDEST < data < _WIDEST, where, data, "a number of 64 bits")
+    if type(data) is float and isfinite(data):
+        _expect(abs(data) < _LARGEST, where, data, f"a number below {_LARGEST:g}")
     if hint is float and type(data) is int:
         return float(data)
     _expect(type(data) is hint, where, data, _SCALARS[hint])
@@ -147,11 +206,23 @@ def _finite(text: str) -> float:
     return number
 
 
+def _without_twins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    """Build an object, refusing a key that comes twice: programs differ in which of the two they believe."""
+    found: dict[str, Json] = {}
+    for key, value in pairs:
+        if key in found:
+            raise JsonError(f"`{_cut(key)}` comes twice")
+        found[key] = value
+    return found
+
+
 def _expect(holds: bool, where: str, found: Json, expected: str) -> None:
     if not holds:
-        text = repr(found)
-        shown = text if len(text) <= 60 else f"{text[:57]}..."
-        raise FieldError(f"`{where or '(top)'}`: found {shown}, expected {expected}")
+        raise FieldError(f"`{where or '(top)'}`: found {_cut(repr(found))}, expected {expected}")
+
+
+def _cut(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _join(where: str, name: str) -> str:

@@ -13,7 +13,7 @@ ORDER = (
     ("errors",),
     ("strict_json", "arguments"),
     ("named",),
-    ("spec",),
+    ("spec", "growth"),
     ("model", "checkpoint", "data", "architectures"),
     ("graph",),
     ("importance",),

@@ -41,7 +41,7 @@ def kept_of(width: int) -> st.SearchStrategy[tuple[int, set[int]]]:
     groups=st.dictionaries(st.text(min_size=1), st.integers(1, 9).flatmap(kept_of)),
     scope=st.sampled_from(Scope),
     rank=st.sampled_from(Rank),
-    seed=st.integers(),
+    seed=st.integers(-(2**63), 2**64 - 1),
     words=st.text(),
 )
 def test_round_trip(

@@ -6,8 +6,10 @@ its reader of tensors is used here, with an index that was checked first.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import pickletools
 from collections.abc import Mapping
 from enum import Enum, EnumMeta
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from prunecli.checkpoint.names import printable
+from prunecli.checkpoint.stand_ins import path
 from prunecli.checkpoint.torch_files import check_torch_version
 from prunecli.errors import CheckpointError
 
@@ -40,9 +43,8 @@ _INDEX_MODULES = {
     "torch.serialization": {"_get_layout"},
     "torch": {"Size", "device"},
     "collections": {"OrderedDict"},
-    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
-    "pathlib._local": {"Path", "PosixPath", "PurePosixPath"},
 }
+_PATHS = {"Path", "PosixPath", "PurePosixPath"}
 
 
 def read_dcp(folder: Path) -> dict[str, Any]:
@@ -53,23 +55,25 @@ def read_dcp(folder: Path) -> dict[str, Any]:
     """
     check_torch_version()
     index = _read_index(folder)
-    sizes = {
-        name: entry
-        for name, entry in index.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    _check_index(folder, index, sizes)
-    flat = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in sizes.items()}
     try:
+        sizes = {
+            name: entry
+            for name, entry in index.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+        _check_index(folder, index, sizes)
+        flat = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in sizes.items()}
         with catch_warnings():
             filterwarnings("ignore", "torch.distributed is disabled")  # which is meant so
             load(flat, storage_reader=_CheckedReader(folder, index), no_dist=True)
+        return _nested(flat, index.planner_data or {})
+    except CheckpointError:
+        raise
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CheckpointError(
             f"`{folder}` is damaged: {printable(reason)}. Was it copied to the end?"
         ) from error
-    return _nested(flat, index.planner_data or {})
 
 
 class _CheckedReader(FileSystemReader):
@@ -90,7 +94,9 @@ class _IndexUnpickler(pickle.Unpickler):
     """Unpickles the classes an index is made of, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the class, if it is one of an index."""
+        """Return the class, if it is one of an index; a path stays a text."""
+        if module in ("pathlib", "pathlib._local") and name in _PATHS:
+            return path
         if (module, name) == ("builtins", "getattr"):
             return _member
         if name in _INDEX_MODULES.get(module, ()) or (
@@ -110,13 +116,21 @@ def _member(kind: Any, name: Any) -> Enum:
 
 def _read_index(folder: Path) -> Metadata:
     try:
-        with (folder / _INDEX).open("rb") as file:
-            index = _IndexUnpickler(file).load()
+        content = (folder / _INDEX).read_bytes()
+        _check_memo(content)
+        index = _IndexUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # a hostile or damaged pickle may raise anything
-        raise CheckpointError(f"`{folder / _INDEX}` cannot be read safely: {error}.") from error
+        raise CheckpointError(f"`{folder / _INDEX}` cannot be read safely: {printable(error)}.") from error
     if not isinstance(index, Metadata):
         raise CheckpointError(f"`{folder / _INDEX}` is no index of a distributed checkpoint.")
     return index
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse places in the memo that a pickle of this size cannot need: it would be allocated up to there."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError("it is damaged")
 
 
 def _check_index(folder: Path, index: Metadata, sizes: Mapping[str, TensorStorageMetadata]) -> None:
@@ -130,6 +144,8 @@ def _check_index(folder: Path, index: Metadata, sizes: Mapping[str, TensorStorag
         if not (folder / name).is_file():
             raise CheckpointError(f"`{folder}` lacks the file `{printable(name)}` that its index names.")
         available += (folder / name).stat().st_size
+    if any(min(entry.size, default=0) < 0 for entry in sizes.values()):
+        raise CheckpointError(f"`{folder / _INDEX}` is damaged: a tensor has a negative size.")
     claimed = sum(math.prod(entry.size) * entry.properties.dtype.itemsize for entry in sizes.values())
     if claimed > available * 20:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from prunecli.checkpoint.names import listed, printable
 from prunecli.checkpoint.read import Checkpoint, read_checkpoint
 from prunecli.checkpoint.spellings import spellings
 from prunecli.errors import CheckpointError
+from prunecli.growth import Ceiling
 from prunecli.model import build_model
 from prunecli.spec import ModelSpec
 from prunecli.spec.model_spec import FactoryKind, Reference
@@ -80,7 +81,7 @@ def load_model(spec: ModelSpec, checkpoint: Checkpoint | str | Path, *, trust: b
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    model = build_model(spec, trust=trust)
+    model = build_model(spec, trust=trust, ceiling=Ceiling.over(checkpoint.tensors))
     load_into(model, checkpoint, spec)
     return model
 
@@ -165,25 +166,34 @@ def _check_values(checkpoint: Checkpoint, own: Mapping[str, Tensor], tensors: Ma
         target = own.get(name)
         if target is None:
             continue
-        is_statistic = name.endswith(("running_mean", "running_var"))
         if isinstance(target, nn.Parameter) and target.is_floating_point() != tensor.is_floating_point():
             raise CheckpointError(
                 f"`{checkpoint.path}`: `{printable(name)}` is {_dtype(tensor)}, but the model's is "
                 f"{_dtype(target)}. Quantised checkpoints cannot be pruned."
             )
-        if (isinstance(target, nn.Parameter) or is_statistic) and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
-            values = f"{count:,} values that are" if count > 1 else "a value that is"
-            raise CheckpointError(
-                f"`{checkpoint.path}`: `{printable(name)}` holds {values} not finite (NaN or infinity). "
-                "Pick a checkpoint from before training diverged."
-            )
+        check_finite(checkpoint.path, name, tensor, isinstance(target, nn.Parameter))
         first = seen.setdefault(id(target), name)
         if first != name and not torch.equal(tensors[first], tensor):
             raise CheckpointError(
                 f"`{checkpoint.path}`: `{printable(first)}` and `{printable(name)}` differ, but the model "
                 "ties them."
             )
+
+
+def check_finite(path: Path, name: str, tensor: Tensor, is_parameter: bool) -> None:
+    """Refuse a parameter, or a statistic of a normalisation, that is not finite.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    is_statistic = name.endswith(("running_mean", "running_var"))
+    if (is_parameter or is_statistic) and not bool(torch.isfinite(tensor).all()):
+        count = int((~torch.isfinite(tensor)).sum())
+        values = f"{count:,} values that are" if count > 1 else "a value that is"
+        raise CheckpointError(
+            f"`{path}`: `{printable(name)}` holds {values} not finite (NaN or infinity). "
+            "Pick a checkpoint from before training diverged."
+        )
 
 
 def _really_missing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -15,8 +14,11 @@ from torch import Tensor
 
 from prunecli.checkpoint.names import printable
 from prunecli.errors import CheckpointError
+from prunecli.strict_json import JsonError, parse_json
 
 _MAX_HEADER_BYTES = 100_000_000
+_MOST_DIMENSIONS = 64
+"""PyTorch has no tensors of more."""
 _ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -47,8 +49,8 @@ def read_header(path: Path) -> Header:
             raise _damaged(path, f"its header claims {length:,} bytes, but the file has {size:,}")
         raw = file.read(length)
     try:
-        table = json.loads(raw, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        table = parse_json(raw)
+    except JsonError as error:
         raise _damaged(path, f"its header is not JSON: {printable(str(error))}") from None
     if not isinstance(table, dict):
         raise _damaged(path, "its header is not a table")
@@ -92,8 +94,8 @@ def read_sharded(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_index(path: Path) -> dict[str, str]:
     """Return which shard holds which tensor; a shard is a plain file name, never a path."""
     try:
-        weight_map = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates).get("weight_map")
-    except (ValueError, RecursionError, AttributeError) as error:
+        weight_map = parse_json(_content(path)).get("weight_map")
+    except (JsonError, AttributeError) as error:
         raise CheckpointError(f"`{path}` is no index of shards: {printable(str(error))}.") from None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
@@ -108,6 +110,15 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
+def _content(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > _MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"`{path}` has {size:,} bytes, which no index of shards has. It was not opened."
+        )
+    return path.read_bytes()
+
+
 def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int]:
     """Return where the tensor's bytes begin and end, if they agree with its shape and dtype."""
     match entry:
@@ -120,12 +131,15 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int]:
             f"`{path}`: `{printable(name)}` has dtype `{printable(dtype)}`, which cannot be pruned. "
             "Convert the checkpoint to float32, float16 or bfloat16."
         )
-    if not all(type(length) is int and length >= 0 for length in shape):
+    if len(shape) > _MOST_DIMENSIONS or not all(
+        type(length) is int and 0 <= length < 2**63 for length in shape
+    ):
         raise _damaged(path, f"the shape of `{printable(name)}` is {printable(str(shape))}")
     if begin < 0 or end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise _damaged(
             path,
-            f"`{printable(name)}` of shape {shape} and dtype {dtype} cannot fill bytes {begin:,} to {end:,}",
+            f"`{printable(name)}` of shape {printable(shape)} and dtype {dtype} cannot fill bytes "
+            f"{begin:,} to {end:,}",
         )
     return begin, end
 
@@ -141,13 +155,6 @@ def _check_layout(path: Path, entries: Mapping[str, tuple[int, int]], data_bytes
         position = end
     if position != data_bytes:
         raise _damaged(path, f"its tensors take {position:,} bytes, but {data_bytes:,} follow the header")
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return table
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

@@ -84,7 +84,7 @@ def _sniff(path: Path) -> Format:
         return Format.SAFETENSORS
     if head.lstrip()[:1] == b"{":
         return _sniff_json(path)
-    if head[:1] == b"\x80" and head[1] in range(2, 6):
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return Format.PICKLE
     raise _refusal(path, head)
 

@@ -85,8 +85,9 @@ def scalar(dtype: object = None, raw: object = b"") -> object:
 
 
 def path(*parts: object) -> str:
-    """Return a path as text."""
-    return str(PurePosixPath(*map(str, parts)))
+    """Return a path as text; what is no path, or too long for one, as none."""
+    texts = [part for part in parts if isinstance(part, str)]
+    return str(PurePosixPath(*texts)) if sum(map(len, texts)) <= _LONGEST_PATH else ""
 
 
 def make_array(*_: object) -> Array:
@@ -99,7 +100,10 @@ def make_dict(*_: object) -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-_BUILTINS = (int, float, bool, str, list, dict, tuple, slice, frozenset)
+_LONGEST_PATH = 4096
+_BUILTINS = ("int", "float", "bool", "str", "list", "dict", "tuple")
+"""Classes that files mention, and hardly ever call. Called, `str` of `list` of `str`... fills the memory."""
+_HARMLESS = (slice, frozenset)
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 
 STAND_INS: tuple[tuple[Callable[..., Any], str], ...] = (
@@ -107,9 +111,10 @@ STAND_INS: tuple[tuple[Callable[..., Any], str], ...] = (
     (SimpleNamespace, "types.SimpleNamespace"),
     (make_dict, "collections.defaultdict"),
     *((path, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for name in _PATHS),
-    *((kind, f"{module}.{kind.__name__}") for module in ("builtins", "__builtin__") for kind in _BUILTINS),
+    *((Opaque, f"{module}.{name}") for module in ("builtins", "__builtin__") for name in _BUILTINS),
     *((scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
     *((make_array, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
+    *((kind, f"{module}.{kind.__name__}") for module in ("builtins", "__builtin__") for kind in _HARMLESS),
     (DType, "numpy.dtype"),
     (Array, "numpy.ndarray"),
     *((Opaque, f"datetime.{name}") for name in ("datetime", "date", "time", "timedelta", "timezone")),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from encodings import normalize_encoding
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +25,19 @@ from prunecli.errors import CheckpointError
 
 OLDEST_TORCH = (2, 10)
 """Older versions have holes in `weights_only` loading (CVE-2025-32434, CVE-2026-24747)."""
+
+
+_BYTES_TO_BYTES = (
+    "hex",
+    "uu",
+    "base64",
+    "base_64",
+    "quopri",
+    "quoted_printable",
+    "quotedprintable",
+    "bz2",
+    "zlib",
+)
 
 
 def read_torch(path: Path, format: Format, *, allow_pickle: bool = False) -> Any:
@@ -38,6 +54,7 @@ def read_torch(path: Path, format: Format, *, allow_pickle: bool = False) -> Any
     check_torch_version()
     if format is Format.PICKLE:
         return _read_pickle(path, allow_pickle)
+    _check_codecs(path, format)
     mmap = format is Format.TORCH and _is_stored(path)
     try:
         with _quietly(), safe_globals(list(STAND_INS)):
@@ -64,34 +81,52 @@ def check_torch_version() -> None:
 
 def find_globals(path: Path, format: Format) -> set[str]:
     """Return the names of all code that the pickle mentions, reading it as data."""
+    found: set[str] = set()
+    texts: list[str] = []  # the two before a STACK_GLOBAL are its module and name
+    for name, argument in _opcodes(path, format):
+        if name in ("GLOBAL", "INST"):
+            found.add(str(argument).replace(" ", ".", 1))
+        elif name == "STACK_GLOBAL" and len(texts) > 1:
+            found.add(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return found
+
+
+def _check_codecs(path: Path, format: Format) -> None:
+    """Refuse codecs from bytes to bytes: `hex` of `hex` of `hex`... makes a terabyte of a hundred bytes."""
+    found = list(_opcodes(path, format, naming=b"_codecs"))
+    texts = (str(argument) for name, argument in found if isinstance(argument, str) and len(argument) < 40)
+    if any(normalize_encoding(text).lower().removesuffix("_codec") in _BYTES_TO_BYTES for text in texts):
+        raise CheckpointError(
+            f"`{path}` encodes bytes as other bytes, which no checkpoint does: a bomb? It was not opened."
+        )
+
+
+def _opcodes(path: Path, format: Format, naming: bytes = b"") -> Iterator[tuple[str, Any]]:
+    """Yield opcode and argument of the pickles in a file, as data; nothing where a word is not in a zip."""
     try:
         if format is Format.TORCH:
             with zipfile.ZipFile(path) as archive:
-                name = next(name for name in archive.namelist() if f"/{name}".endswith("/data.pkl"))
-                with archive.open(name) as file:
-                    return set(_globals_of(file))
+                for name in archive.namelist():
+                    if f"/{name}".endswith("/data.pkl"):
+                        content = archive.read(name)
+                        yield from _opcodes_of(io.BytesIO(content)) if naming in content else ()
+            return
         with path.open("rb") as file:
             # A legacy file is a row of pickles: magic number, version, system, then the object.
-            found: set[str] = set()
             for _ in range(4 if format is Format.TORCH_LEGACY else 1):
-                found |= set(_globals_of(file))
-            return found
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return set()
+                yield from _opcodes_of(file)
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return
 
 
-def _globals_of(file: IO[bytes]) -> Iterator[str]:
-    """Yield the globals of one pickle; the two texts before a STACK_GLOBAL are its module and name."""
-    texts: list[str] = []
+def _opcodes_of(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    """Yield the opcodes of one pickle."""
     try:
         for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in ("GLOBAL", "INST"):
-                yield str(argument).replace(" ", ".", 1)
-            elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
-                yield ".".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts.append(argument)
-    except Exception:  # what is damaged has no further names
+            yield opcode.name, argument
+    except Exception:  # what is damaged does nothing further
         return
 
 

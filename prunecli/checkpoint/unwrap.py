@@ -54,6 +54,8 @@ _TRAINING_STATE = (
     "config",
 )
 """How keys begin that may hold tensors, but not those of a model."""
+_DEEPEST = 4
+"""How many dicts may stand around those of a model."""
 
 
 def find_state_dict(path: Path, content: Any, key: str | None = None) -> tuple[dict[str, Tensor], str | None]:
@@ -98,7 +100,7 @@ def _is_state_dict(content: Mapping[Any, Any], candidates: Mapping[str, Any]) ->
     return bool(tensors) and (not candidates or any("." in name for name in tensors))
 
 
-def _candidates(content: Mapping[Any, Any]) -> dict[str, Any]:
+def _candidates(content: Mapping[Any, Any], depth: int = _DEEPEST) -> dict[str, Any]:
     """Return the entries that may be a model's, known names first; two names of one thing count once."""
     known = [name for name in WRAPPERS if name in content and _holds_tensors(content[name])]
     others = [
@@ -113,25 +115,35 @@ def _candidates(content: Mapping[Any, Any]) -> dict[str, Any]:
     for name in known or others:
         inner = content[name]
         if isinstance(inner, Mapping) and not _tensors(inner):
-            found |= {f"{name}.{nested}": value for nested, value in _candidates(inner).items()}
+            nested = _candidates(inner, depth - 1) if depth > 0 else {}
+            found |= {f"{name}.{key}": value for key, value in nested.items()}
         elif not any(_same_tensors(inner, other) for other in found.values()):
             found[name] = inner
     return found
 
 
-def _holds_tensors(value: Any, depth: int = 4) -> bool:
-    """Say whether this is a model's state, or a dict that has one inside."""
-    if isinstance(value, nn.Module) or (isinstance(value, Mapping) and _tensors(value)):
-        return True
-    return (
-        isinstance(value, Mapping)
-        and depth > 0
-        and any(
-            _holds_tensors(inner, depth - 1)
-            for name, inner in value.items()
-            if not str(name).lower().startswith(_TRAINING_STATE)
-        )
-    )
+def _holds_tensors(value: Any) -> bool:
+    """Say whether this is a model's state, or a dict that has one inside. Each dict is looked at once."""
+    level, seen = [value], {id(value)}
+    for _ in range(_DEEPEST + 1):
+        if any(
+            isinstance(each, nn.Module) or (isinstance(each, Mapping) and _tensors(each)) for each in level
+        ):
+            return True
+        below = [
+            inner
+            for each in level
+            if isinstance(each, Mapping)
+            for name, inner in each.items()
+            if isinstance(inner, (Mapping, nn.Module)) and not _is_training_state(name)
+        ]
+        level = list({id(inner): inner for inner in below if id(inner) not in seen}.values())
+        seen |= {id(inner) for inner in level}
+    return False
+
+
+def _is_training_state(name: object) -> bool:
+    return isinstance(name, str) and name.lower().startswith(_TRAINING_STATE)
 
 
 def _tensors(value: nn.Module | Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from prunecli.data.samples import Fetch
 from prunecli.errors import DataError
 from prunecli.spec import ModelSpec
+from prunecli.spec.code import first_line
 
 Array = NDArray[Any]
 
@@ -23,6 +25,12 @@ _NAMES_OF_PARTS = "A part is named as in `npz:FILE#train`, for `train_images` an
 _NAMES_OF_INPUTS = (
     "Arrays have the names of the inputs; say which there are, e.g. `--input input_ids=16:int64`."
 )
+
+_MOST_INFLATION = 100
+"""How many times larger than its file an array may be that fills memory; pictures shrink to a tenth."""
+_SMALL = 2**30
+"""Arrays of so many bytes may come of the smallest file."""
+_MOST_DIMENSIONS = 32
 
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -38,11 +46,14 @@ def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
     prefix = f"{part}_" if part else ""
     wanted, targets = f"{prefix}images", f"{prefix}labels"
     names = [item.name for item in spec.inputs if item.name is not None]
+    _check_file(path, f"npz:{place}")
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"`{path}` holds one bare array. Save `images` and `labels` with `np.savez`.")
+            with zipfile.ZipFile(path) as members:
+                _check_inflation(path, sum(item.file_size for item in members.infolist()))
             by_name = bool(names) and wanted not in archive.files
             missing = [
                 f"{prefix}{each}"
@@ -57,10 +68,10 @@ def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
                 )
             inputs = {each: archive[f"{prefix}{each}"] for each in (names if by_name else ["images"])}
             labels = archive[targets] if targets in archive.files else None
-    except FileNotFoundError:
-        raise DataError(f"`npz:{place}`: there is no file `{path}`.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
-        raise DataError(f"`npz:{place}` cannot be read: {error}.") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything: of zip, of zlib, of the headers in it
+        raise DataError(f"`npz:{place}` cannot be read: {first_line(error)}.") from error
     if by_name:
         return _fetch_by_name(inputs, labels, f"npz:{place}")
     return _fetch_from(inputs["images"], labels, f"npz:{place}")
@@ -81,6 +92,7 @@ def read_idx(path: Path) -> Array:
     Raises:
         DataError: it is missing, no idx file, or shorter or longer than it says.
     """
+    _check_file(path, str(path))
     try:
         with path.open("rb") as file:
             is_gzip = file.read(2) == b"\x1f\x8b"
@@ -90,11 +102,12 @@ def read_idx(path: Path) -> Array:
                 raise DataError(f"`{path}` is no idx file (it begins with {magic.hex(' ')}).")
             shape = [int.from_bytes(file.read(4), "big") for _ in range(magic[3])]
             dtype = np.dtype(_IDX_DTYPES[magic[2]])
+            if len(shape) > _MOST_DIMENSIONS or 0 in shape:
+                raise DataError(f"`{path}` claims the shape {shape}, which no samples have.")
             size = math.prod(shape) * dtype.itemsize
+            _check_inflation(path, size)
             raw = file.read(size + 1)
-    except FileNotFoundError:
-        raise DataError(f"There is no file `{path}`.") from None
-    except (OSError, EOFError, OverflowError, MemoryError) as error:
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise DataError(f"`{path}` cannot be read: {error}.") from error
     if len(raw) != size:
         raise DataError(
@@ -102,6 +115,24 @@ def read_idx(path: Path) -> Array:
             f"{'more' if len(raw) > size else f'{len(raw):,}'}."
         )
     return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _check_file(path: Path, source: str) -> None:
+    """Refuse what is no file, which might never end."""
+    if not path.exists():
+        raise DataError(f"`{source}`: there is no file `{path}`.")
+    if not path.is_file():
+        raise DataError(f"`{source}` cannot be read: `{path}` is no file.")
+
+
+def _check_inflation(path: Path, claimed: int) -> None:
+    """Refuse arrays that a file of this size cannot hold, before any is made."""
+    size = path.stat().st_size
+    if claimed > max(_MOST_INFLATION * size, _SMALL):
+        raise DataError(
+            f"`{path}` would unpack from {size:,} to {claimed:,} bytes, which no data do: a zip bomb? It was "
+            "not opened."
+        )
 
 
 def _fetch_from(images: Array, labels: Array | None, source: str) -> tuple[int, Fetch]:
@@ -119,6 +150,8 @@ def _fetch_by_name(inputs: Mapping[str, Array], labels: Array | None, source: st
     """Serve arrays side by side, each under its name."""
     arrays = dict(inputs) if labels is None else {**inputs, "labels": labels}
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member of the archive that is no array
+            raise DataError(f"`{source}`: {name} is no array of numbers.")
         if array.dtype.kind not in "biuf" or array.ndim == 0:
             raise DataError(
                 f"`{source}`: {name} is an array of {array.dtype} with shape {array.shape}, not of numbers."

@@ -6,6 +6,7 @@ The file is untrusted: data outside it is never read, and onnxruntime runs it on
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,15 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from prunecli.checkpoint.names import printable
 from prunecli.errors import CheckpointError
-from prunecli.export.onnx_facts import graph_facts, inputs_of
+from prunecli.export.onnx_facts import graph_facts, inner_graphs, inputs_of
 from prunecli.export.to_onnx import Inputs
 from prunecli.report import ModelFacts
 
 _MOST_BYTES = 2**31
+_MOST_VALUES = 2**28
+"""How many values one input may have; what a file asks for is made up and run."""
 _PARENT = "prunecli.parent."
 _DTYPES = {
     "tensor(float16)": torch.float16,
@@ -86,12 +90,30 @@ def read_onnx(path: str | Path) -> OnnxFile:
         proto = onnx.load_from_string(content)
         if not _is_elsewhere(proto):
             onnx.checker.check_model(proto)
+        _check_sizes(proto)
     except OSError as error:
         raise CheckpointError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from None
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), "")[:160].rstrip(".")
+        reason = printable(next(iter(str(error).strip().splitlines()), ""), 160).rstrip(".")
         raise CheckpointError(f"`{path}` is no valid ONNX file: {reason}. Export it again.") from None
     return OnnxFile(path, hashlib.sha256(content).hexdigest(), size, proto)
+
+
+def _check_sizes(proto: onnx.ModelProto) -> None:
+    """Refuse what the checker lets pass, and nobody can count or run.
+
+    Raises:
+        ValueError: An operator puts nothing out, or a size is negative or beyond all memory.
+    """
+    for graph in (proto.graph, *inner_graphs(proto.graph)):
+        if any(not node.output for node in graph.node):
+            raise ValueError("one of its operators puts nothing out")
+        if any(size < 0 for item in graph.initializer for size in item.dims):
+            raise ValueError("one of its constants has a negative size")
+    for value in inputs_of(proto.graph):
+        sizes = [each.dim_value for each in value.type.tensor_type.shape.dim if each.dim_value]
+        if min(sizes, default=1) < 0 or math.prod(sizes) > _MOST_VALUES:
+            raise ValueError(f"its input `{printable(value.name)}` is {printable(sizes)}")
 
 
 def describe_onnx(file: OnnxFile, sample: Inputs | None = None) -> ModelFacts:

@@ -127,7 +127,7 @@ def _book(layer: _Layer, node: onnx.NodeProto, macs: int, values: _Values, batch
 def _weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Return the parameters, those of branches and loops too: initializers, and constants with dimensions."""
     found: dict[str, onnx.TensorProto] = {}
-    for each in (graph, *_inner(graph)):
+    for each in (graph, *inner_graphs(graph)):
         whole = {
             node.input[_WHOLE[node.op_type]]
             for node in each.node
@@ -154,12 +154,12 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]
                     yield node.output[0], attribute.t
 
 
-def _inner(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield the graphs inside its operators, and those inside of these."""
     for node in graph.node:
         for each in _bodies(node):
             yield each
-            yield from _inner(each)
+            yield from inner_graphs(each)
 
 
 def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -234,7 +234,9 @@ def _inferred(proto: onnx.ModelProto, sizes: Sizes, weights: Mapping[str, onnx.T
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         item_bytes[value.name] = _item_bytes(tensor.elem_type)
-        if tensor.HasField("shape") and all(each.HasField("dim_value") for each in tensor.shape.dim):
+        if tensor.HasField("shape") and all(
+            each.HasField("dim_value") and each.dim_value >= 0 for each in tensor.shape.dim
+        ):
             shapes.setdefault(value.name, tuple(each.dim_value for each in tensor.shape.dim))
     return _Values(shapes, item_bytes)
 
@@ -258,12 +260,10 @@ def _settle(shape: onnx.TensorShapeProto, sizes: Sequence[int]) -> None:
 
 def _is_unknown(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> bool:
     """Whether an operator may multiply in a way that nobody knows: its own kind, or what runs inside."""
-    inside = (each for body in _bodies(node) for graph in (body, *_inner(body)) for each in graph.node)
-    return (
-        node.op_type in _UNKNOWN
-        or node.domain not in _STANDARD
-        or (node.domain, node.op_type) in functions
-        or any(each.op_type in _FACTORS or _is_unknown(each, functions) for each in inside)
+    inside = [each for body in _bodies(node) for graph in (body, *inner_graphs(body)) for each in graph.node]
+    return any(each.op_type in _FACTORS for each in inside) or any(
+        each.op_type in _UNKNOWN or each.domain not in _STANDARD or (each.domain, each.op_type) in functions
+        for each in (node, *inside)
     )
 
 
@@ -276,7 +276,7 @@ def _macs(node: onnx.NodeProto, values: _Values) -> int | None:
         return None
     first, second = (values.of(node.input[place]) for place in places)
     made = values.of(node.output[0])
-    if first is None or second is None or made is None:
+    if not first or not second or made is None or (node.op_type == "Gemm" and len(first) != 2):
         return None
     match node.op_type:
         case "Conv" | "ConvInteger" | "QLinearConv":
@@ -293,7 +293,7 @@ def _units(node: onnx.NodeProto, made: tuple[int, ...] | None) -> int | None:
     """Return how many units a layer puts out."""
     if not made:
         return None
-    return made[1] if "Conv" in node.op_type else made[-1]
+    return made[1] if "Conv" in node.op_type and len(made) > 1 else made[-1]
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

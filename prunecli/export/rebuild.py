@@ -57,8 +57,8 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
         if name not in modules:
             raise ValueError(f"the model has no module `{name}`, whose sizes the file sets")
         for attribute, value in values.items():
-            if not hasattr(modules[name], attribute):
-                raise ValueError(f"module `{name}` has no attribute `{attribute}`, which the file sets")
+            if not isinstance(getattr(modules[name], attribute, None), (int, float, tuple, list)):
+                raise ValueError(f"module `{name}` has no size `{attribute}`, which the file sets")
             setattr(modules[name], attribute, tuple(value["tuple"]) if isinstance(value, dict) else value)
 
 
@@ -78,6 +78,8 @@ def place_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], record:
         old = built.get(name)
         if old is not None and old.dim() != tensor.dim():
             raise ValueError(f"`{name}` has {tensor.dim()} dimensions, but the model builds {old.dim()}")
+        if old is not None and old.is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"`{name}` is {tensor.dtype}, but the model builds {old.dtype}")
         placed[name] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
     for name, source in aliases.items():
         if source not in placed:
@@ -118,6 +120,10 @@ def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         module = model.get_submodule(path)
     except AttributeError:
         raise ValueError(f"the model has no module `{path}`, to which `{name}` belongs") from None
+    if not key.isidentifier() or (
+        hasattr(module, key) and key not in {*module._parameters, *module._buffers}
+    ):
+        raise ValueError(f"`{name}` is no name for a tensor of the model")
     if key in module._parameters or key in module._buffers:
         setattr(module, key, tensor)  # recurrent layers listen to this
     else:

@@ -61,11 +61,13 @@ def rebuild_pruned(
 ) -> nn.Module:
     """Return the model that the record and the tensors of the file at `path` describe."""
     from prunecli.graph import twins
+    from prunecli.growth import Ceiling
     from prunecli.model import build_model, build_on_meta
 
+    ceiling = Ceiling.over(tensors)
     try:
         return rebuild(
-            lambda device: build_on_meta(spec) if device == "meta" else build_model(spec),
+            lambda device: (build_on_meta if device == "meta" else build_model)(spec, ceiling=ceiling),
             twins.install,
             tensors,
             {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunecli.errors import CheckpointError
 from prunecli.importance.context import UnitValues
-from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+from prunecli.strict_json import FieldError, Json, from_plain, parse_json, to_plain
 
 VERSION = 1
 _METADATA_KEY = "prunecli.scores"
@@ -98,7 +98,8 @@ def _header(content: bytes, source: str) -> dict[str, Json]:
     """Return the JSON in the metadata of a safetensors file, of a version this program knows."""
     size = int.from_bytes(content[:8], "little")
     try:
-        header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_METADATA_KEY])
+        outer = parse_json(content[8 : 8 + size])
+        header = parse_json(outer["__metadata__"][_METADATA_KEY], finite=False)
         version = header.pop("version")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from prunecli.checkpoint import Checkpoint, MatchReport, load_into
+from prunecli.checkpoint import Checkpoint, MatchReport, check_finite, load_into
 from prunecli.errors import UsageError
 from prunecli.export.masks import from_record
 from prunecli.export.record import METADATA_KEY, PrunedRecord
@@ -17,6 +17,7 @@ from prunecli.export.to_safetensors import rebuild_pruned
 from prunecli.graph.copying import named_tensors
 from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import Structure
+from prunecli.growth import Ceiling
 from prunecli.model import build_model, example_inputs
 from prunecli.pipeline.finding import AUTO, read, spec_of
 from prunecli.pipeline.listener import Listener
@@ -107,10 +108,12 @@ def open_model(
     if METADATA_KEY in checkpoint.metadata:
         record = PrunedRecord.from_json(checkpoint.metadata[METADATA_KEY], str(checkpoint.path))
         model = rebuild_pruned(checkpoint.path, record, checkpoint.tensors, spec)
+        for name, tensor in named_tensors(model).items():
+            check_finite(checkpoint.path, name, tensor, isinstance(tensor, nn.Parameter))
         opened = Opened(checkpoint.path.name, spec, model, checkpoint, record)
         listener.note(f"{opened.name}: {opened.read_as} of `{spec.factory}`")
     else:
-        model = build_model(spec)
+        model = build_model(spec, ceiling=Ceiling.over(checkpoint.tensors))
         match = load_into(model, checkpoint, spec)
         opened = Opened(checkpoint.path.name, spec, model, checkpoint, None, match)
         listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")

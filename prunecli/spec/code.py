@@ -117,6 +117,8 @@ def call_factory(spec: ModelSpec, text: str, factory: Factory, args: Mapping[str
     try:
         with _importable(_folder(spec, Reference.parse(text))):
             return factory(**args)
+    except SpecError:
+        raise
     except (Exception, SystemExit) as error:
         raise SpecError(f"`{text}` failed with {type(error).__name__}: {first_line(error)}.") from error
 

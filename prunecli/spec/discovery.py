@@ -28,6 +28,7 @@ from prunecli.spec.model_spec import (
 )
 from prunecli.spec.rebase import way_between
 from prunecli.spec.tables import MINIMAL_SPEC, from_json_dict, nearest, plain_value
+from prunecli.strict_json import parse_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -203,7 +204,7 @@ def _literal(text: str) -> Any:
         table = tomllib.loads(f"value = {text}")
         if table.keys() == {"value"}:  # a line break in the text would add more
             return plain_value(table["value"], text)
-    except (tomllib.TOMLDecodeError, SpecError, RecursionError):
+    except (ValueError, SpecError, RecursionError):
         pass
     try:
         return plain_value(json.loads(text), text)
@@ -223,7 +224,7 @@ def _read_toml(path: Path) -> ModelSpec:
         raise SpecError(f"There is no spec file `{path}`.{nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"The spec file `{path}` cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides its own errors: numbers too long, tables too deep
         raise SpecError(f"`{path}` is not TOML: {error}.") from error
     try:
         return from_json_dict(table, base=path.parent, trusted=True)
@@ -254,7 +255,7 @@ def _may_be_built(spec: ModelSpec) -> bool:
 def _read_metadata(text: str, path: Path, trust: bool) -> ModelSpec:
     """Read the spec that a prunecli file carries; its relative paths start from the file's folder."""
     try:
-        table = json.loads(text)
+        table = parse_json(text)
         return from_json_dict(table["spec"], base=path.parent, trusted=trust)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(

@@ -8,7 +8,7 @@ file that imports transformers. Nothing is ever fetched, and no code but that of
 from __future__ import annotations
 
 import importlib
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +18,14 @@ from typing import Any
 from prunecli.errors import SpecError
 from prunecli.spec.model_spec import FactoryKind, InputSpec, ModelSpec, Reference
 from prunecli.spec.tables import nearest, plain_value
+from prunecli.strict_json import Json, JsonError, parse_json
 
 CONFIG = "config.json"
+_COUNTS = re.compile(r"^(num|n)_|(^|_)(layers?|depths?|blocks?|labels|classes|experts)$")
+_MOST_COUNTED = 2**20
+"""Of layers, labels, experts, heads, positions; how many a model really has is for its weights to say."""
+_MOST_BYTES = 16 * 2**20
+"""Of a configuration; large ones, with a name for each of 20,000 labels, have one or two million."""
 _SIGNS = {"architectures", "model_type"}
 """Entries of which every configuration of transformers has one."""
 TEXT_LENGTH = 16
@@ -34,8 +40,8 @@ _DROPPED = ("auto_map", "transformers_version", "attn_implementation")
 def is_folder(path: Path) -> bool:
     """Say whether a folder holds a configuration of transformers; many programs call theirs `config.json`."""
     try:
-        table = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        table = _parsed(path / CONFIG)
+    except (OSError, JsonError):
         return False
     return isinstance(table, dict) and not _SIGNS.isdisjoint(table)
 
@@ -67,18 +73,27 @@ def read_configuration(path: Path) -> dict[str, Any]:
         SpecError: there is none, or it is no table; or the model is quantised.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = _parsed(path)
     except FileNotFoundError:
         raise SpecError(
             f"There is no `{path}`. `hf:FOLDER` needs a folder with {CONFIG}, as `save_pretrained` writes it."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, JsonError) as error:
         raise SpecError(f"`{path}` cannot be read: {error}.") from None
-    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+    if not isinstance(table, dict):
         raise SpecError(f"`{path}` holds no table, as a configuration of transformers is one.")
     if "quantization_config" in table:
         raise SpecError(f"`{path}` describes a quantised model, which cannot be cut. Prune it before that.")
     return {key: plain_value(value, f"`{path}`") for key, value in table.items()}
+
+
+def _parsed(path: Path) -> Json:
+    """Return the JSON of a file, unless it is larger than any configuration."""
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise JsonError(f"it is larger than {_MOST_BYTES:,} bytes")
+    return parse_json(content, finite=False)
 
 
 def without_code(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +137,7 @@ def configuration(name: str, args: Mapping[str, object]) -> Any:
     if attention is not None and attention not in _ATTENTION:
         raise SpecError(f"`attn_implementation` = `{attention}` is not one of {', '.join(_ATTENTION)}.")
     entries = without_code(args)
+    _check_counts(entries)
     stated = entries.get("model_type", kind.model_type)
     if stated != kind.model_type:
         raise SpecError(
@@ -136,6 +152,23 @@ def configuration(name: str, args: Mapping[str, object]) -> Any:
     if attention is not None:
         config._attn_implementation = attention
     return config
+
+
+def _check_counts(entries: Mapping[str, Any]) -> None:
+    """Refuse numbers of layers, labels and the like that a configuration would already fill the memory with.
+
+    Raises:
+        SpecError: one is beyond any model.
+    """
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            _check_counts(value)
+            continue
+        numbers = value if isinstance(value, list) else [value]
+        if _COUNTS.search(key) and any(isinstance(each, int) and each > _MOST_COUNTED for each in numbers):
+            raise SpecError(
+                f"The configuration has `{key}` = {value!r:.60}, more than {_MOST_COUNTED:,}: too many."
+            )
 
 
 def build(name: str, args: Mapping[str, object]) -> Any:

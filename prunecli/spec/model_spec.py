@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from prunecli.errors import SpecError
 
 FLOAT_DTYPES = ("float32", "float64", "float16", "bfloat16")
 INTEGER_DTYPES = ("int64", "int32", "int16", "int8", "uint8", "bool")
+MOST_VALUES = 2**28
+"""How many values one sample may have; each is made up, and run, before any data is looked at."""
 TRUSTED_PACKAGES = ("torchvision", "timm", "transformers")
 """The packages in which a spec that came inside a checkpoint may name factories."""
 
@@ -101,6 +104,10 @@ class InputSpec:
         """Check each field."""
         if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in self.shape):
             raise SpecError(f"The input shape {list(self.shape)} is not made of positive integers.")
+        if math.prod(self.shape) > MOST_VALUES:
+            raise SpecError(
+                f"One sample of shape {list(self.shape)} has more than {MOST_VALUES:,} values. Correct it."
+            )
         if self.dtype not in FLOAT_DTYPES + INTEGER_DTYPES:
             known = ", ".join(FLOAT_DTYPES + INTEGER_DTYPES)
             raise SpecError(f"The input dtype `{self.dtype}` is not one of {known}.")

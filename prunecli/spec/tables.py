@@ -22,6 +22,7 @@ from prunecli.spec.model_spec import (
     change_paths,
     is_absolute,
 )
+from prunecli.strict_json import DEEPEST
 
 Table = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -74,20 +75,27 @@ def to_json_dict(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def plain_value(value: object, where: str) -> Any:
+def plain_value(value: object, where: str, levels: int = DEEPEST) -> Any:
     """Return `value` as JSON holds it (tuples become lists).
 
+    Args:
+        value: what TOML, JSON or Python gave.
+        where: what to call it in a message.
+        levels: how many lists and tables may stand inside each other.
+
     Raises:
-        SpecError: JSON has no such value: a date, an infinity.
+        SpecError: JSON has no such value: a date, an infinity; or it is nested too deeply.
     """
+    if levels < 0:
+        raise SpecError(f"{where} is nested deeper than {DEEPEST} levels.")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, (list, tuple)):
-        return [plain_value(entry, where) for entry in value]
+        return [plain_value(entry, where, levels - 1) for entry in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: plain_value(entry, where) for key, entry in value.items()}
+        return {key: plain_value(entry, where, levels - 1) for key, entry in value.items()}
     raise SpecError(f"{where} holds {value!r}, which is no text, number, true/false, list or table.")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from prunecli.errors import CheckpointError
 from prunecli.graph.copying import named_tensors
 from prunecli.history import EpochRow
-from prunecli.strict_json import FieldError, Json, from_plain, to_plain
+from prunecli.strict_json import FieldError, Json, from_plain, parse_json, to_plain
 from prunecli.training.optimising import load_state, plain_state, state_tensors
 from prunecli.training.schedule import Schedule
 from prunecli.training.training import Phase, Place, Tally, Training
@@ -134,7 +134,7 @@ class SavedRun:
             if training.scaler.is_enabled():
                 training.scaler.load_state_dict(dict(run.scaler))
             schedule.load(training, self._part("schedule."), run.schedule)
-        except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        except (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
             raise CheckpointError(
                 f"`{self.source}` does not fit the network ({type(error).__name__}: {error}). "
                 "Start over with `--force`."
@@ -159,7 +159,8 @@ def from_bytes(content: bytes, source: str) -> SavedRun:
     """
     size = int.from_bytes(content[:8], "little")
     try:
-        header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_METADATA_KEY])
+        outer = parse_json(content[8 : 8 + size])
+        header = parse_json(outer["__metadata__"][_METADATA_KEY], finite=False)
         version = header.pop("version")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"`{source}` holds no run. Start over with `--force`.") from None

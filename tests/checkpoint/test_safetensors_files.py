@@ -44,7 +44,7 @@ def test_other_formats_have_no_metadata(tmp_path: Path) -> None:
     ("header", "data", "message"),
     (
         (b"{" + b" " * 20, b"", "its header is not JSON"),
-        (b'{"a": 1, "a": 2}', b"", "a key occurs twice"),
+        (b'{"a": 1, "a": 2}', b"", "`a` comes twice"),
         (b"{" + b'"a":{' * 50_000, b"", "its header is not JSON|malformed"),
         ({"__metadata__": 3}, b"", "metadata is not a table of texts"),
         ({"__metadata__": {"a": 3}}, b"", "metadata is not a table of texts"),

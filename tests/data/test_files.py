@@ -63,7 +63,7 @@ def test_an_idx_file_alone_has_no_labels(tmp_path: Path) -> None:
 def test_idx_takes_at_most_two_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names more than two files"):
         open_data("idx:images,labels,more", spec_of(1, 3, 4, base=tmp_path))
-    with pytest.raises(DataError, match=r"There is no file `.*images`"):
+    with pytest.raises(DataError, match=r"there is no file `.*images`"):
         open_data("idx:images,labels", spec_of(1, 3, 4, base=tmp_path))
 
 

@@ -107,7 +107,7 @@ def change(path: Path, change_tensors: Callable[[dict[str, Tensor]], object], **
         ),
         (lambda t: None, {"aliases": {"tied.weight": "no"}}, "`tied.weight` is tied to `no`"),
         (lambda t: None, {"attributes": {"no": {"a": 1}}}, "no module `no`"),
-        (lambda t: None, {"attributes": {"up": {"a": 1}}}, "module `up` has no attribute `a`"),
+        (lambda t: None, {"attributes": {"up": {"a": 1}}}, "module `up` has no size `a`"),
         (lambda t: None, {"rewritten": {"up": "Nobody"}}, "Nobody"),
         (lambda t: None, {"rewritten": {"no": "SizedMultiheadAttention"}}, "rewrites is not there"),
         (lambda t: t.update({"a.b": torch.ones(1)}), {"non_persistent": ["gain", "a.b"]}, "no module `a`"),

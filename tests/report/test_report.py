@@ -130,7 +130,7 @@ def with_fields(**fields: object) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     (
-        ("no json", "`r.json` is not JSON. Expected a report"),
+        ("no json", r"`r.json` is not JSON \(.*\)\. Expected a report"),
         ("[1]", "`r.json` has no valid `version` number"),
         (with_fields(version=2), "`r.json` has version 2, but this prunecli reads up to 1. Update prunecli"),
         (with_fields(layers=[{"name": "a"}]), r"`r.json`: `layers\[0\].kind`: missing field"),

@@ -121,7 +121,7 @@ def test_json_and_back(make: Callable[[], SweepReport]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     (
-        ("{", "is not JSON. Expected what `prunecli sweep` wrote"),
+        ("{", r"is not JSON \(.*\)\. Expected what `prunecli sweep` wrote"),
         ("[]", "has no valid `version` number"),
         ('{"version": 2}', "has version 2, but this prunecli reads up to 1"),
         ('{"version": 1}', "`title`: missing field"),

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from rich.progress import (
 
 from prunecli.cli.options import Said
 from prunecli.cli.streams import has_colour, plain, say
+from prunecli.pipeline.processes import started
 
 if TYPE_CHECKING:
     from prunecli.history import EpochRow
@@ -183,6 +185,16 @@ class Reporter:
         return "  ".join(parts)
 
 
+class _Unheard(Reporter):
+    """Writes nothing."""
+
+    def __init__(self, shown: Said) -> None:
+        super().__init__(replace(shown, quiet=True, verbose=False))
+
+    def warn(self, text: str) -> None:
+        """Write nothing: another process has the same to say."""
+
+
 def _epoch(number: int, count: int) -> str:
     """Return how far a run is, as wide in the first epoch as in the last.
 
@@ -203,8 +215,11 @@ def _percent(share: float) -> str:
 
 @contextmanager
 def reporting(shown: Said) -> Iterator[Reporter]:
-    """Lend a reporter; warnings of other packages become one line each meanwhile."""
-    reporter = Reporter(shown)
+    """Lend a reporter; warnings of other packages become one line each meanwhile.
+
+    Of several processes that share the work, the first one speaks for all.
+    """
+    reporter = Reporter(shown) if started().is_first else _Unheard(shown)
     with warnings.catch_warnings():
         if not shown.debug:
             _one_line_each(reporter)

@@ -49,6 +49,7 @@ def command(
     """Remove the least important units, or weights; prove the result equal to the masked model; save it."""
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import show_report
+    from prunecli.pipeline.processes import joined
     from prunecli.pipeline.prune import prune
 
     choices = Choices(
@@ -67,6 +68,6 @@ def command(
         run=run,
         given=given,
     )
-    with reporting(shown) as reporter:
-        pruned = prune(checkpoint, choices, reporter)
+    with reporting(shown) as reporter, joined() as processes:
+        pruned = prune(checkpoint, choices, reporter, processes)
     show_report(pruned.report, pruned.files, shown)

@@ -61,10 +61,13 @@ def command(
 ) -> None:
     """Measure how much each unit, or weight, matters; several methods share one pass over the sample."""
     from prunecli.cli.progress import reporting
+    from prunecli.pipeline.processes import joined
     from prunecli.pipeline.score import score
 
-    with reporting(shown) as reporter:
-        scored = score(checkpoint, source, samples, importance, study, machine, out, force, reporter, given)
+    with reporting(shown) as reporter, joined() as processes:
+        scored = score(
+            checkpoint, source, samples, importance, study, machine, out, force, reporter, given, processes
+        )
     paths = "\n".join(map(str, scored.files)) if shown.quiet else ""
     if paths or shown.style in ("csv", "json"):  # tables end with the notes
         for note in notes_of(scored):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ def batches(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    first: int = 0,
+    every: int = 1,
 ) -> Iterator[Batch]:
     """Yield the samples that `choose_samples` names, in its order; the last batch may be smaller.
 
@@ -36,6 +38,8 @@ def batches(
         seed: decides which samples.
         device: where the tensors go.
         dtype: what float inputs become.
+        first: which batch is the first one; those before it are not read.
+        every: read only every so manyth batch from there on, where several processes share the work.
 
     Raises:
         DataError: a sample cannot be read, or does not fit the spec.
@@ -43,7 +47,8 @@ def batches(
     if batch_size < 1:
         raise DataError(f"A batch of {batch_size} samples is empty; the size must be at least 1.")
     indices = choose_samples(len(dataset), samples, seed)
-    return _batches(dataset, batch_size, indices, device, dtype)
+    starts = range(first * batch_size, len(indices), every * batch_size)
+    return _batches(dataset, (indices[start : start + batch_size] for start in starts), device, dtype)
 
 
 def choose_samples(available: int, samples: int | None, seed: int) -> Sequence[int]:
@@ -68,13 +73,12 @@ def sample_digest(dataset: Samples, samples: int | None, seed: int) -> str:
 
 def _batches(
     dataset: Samples,
-    batch_size: int,
-    indices: Sequence[int],
+    parts: Iterable[Sequence[int]],
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> Iterator[Batch]:
-    for start in range(0, len(indices), batch_size):
-        inputs, targets = dataset.batch(indices[start : start + batch_size])
+    for part in parts:
+        inputs, targets = dataset.batch(part)
         like_inputs = dataset.spec.task.target is Target.INPUT
         yield _moved(inputs, device, dtype), _moved(targets, device, dtype if like_inputs else None)
 

@@ -18,6 +18,7 @@ from prunecli.importance.gates import Gate
 from prunecli.importance.gradients import (
     LossFn,
     Twins,
+    blaming,
     filled,
     find_parameters,
     loss_gradients,
@@ -200,9 +201,7 @@ def _observe(
     }
     followed = {name: twins[name] for name in _tensors_read(differentiating, groups)}
     total = Observations()
-    for number, batch in enumerate(stream):
-        if not share.has(number):
-            continue
+    for number, batch in share.numbered(stream):
         found: dict[str, Tensor | None] = {}
         notes: tuple[str, ...] = ()
         look = Look(conditions, batch, number)
@@ -212,9 +211,9 @@ def _observe(
             if not total.states:
                 notes = _notes_on_missing(model, batch, differentiating, groups, followed, found)
         seen = Observed(groups, parameters, filled(found, parameters), batch.samples, seed, look)
-        with torch.no_grad():
+        with blaming(model, batch), torch.no_grad():
             states = {name: method.observe(seen) for name, method in methods.items()}
-            total = total.merged(Observations(states, conditions.losses, 1, batch.samples, notes))
+            total = total.merged(Observations(states, conditions.losses, 1, batch.samples, notes, number))
         del found, seen, look  # or two sets of gradients are alive in the next backward pass
     return total
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import TypeVar
 
 from prunecli.importance.context import State
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,27 +23,32 @@ class Observations:
     batches: int = 0
     samples: int = 0
     notes: tuple[str, ...] = ()
+    last: int = -1
+    """The number of the last micro-batch seen; states of which only the later one counts need it."""
 
     def merged(self, other: Observations) -> Observations:
         """Return what both saw."""
         if not (self.states and other.states):
             return self if self.states else other
+        early, late = (self, other) if self.last <= other.last else (other, self)
         return Observations(
-            {name: state.merged(other.states[name]) for name, state in self.states.items()},
+            {name: state.merged(late.states[name]) for name, state in early.states.items()},
             {**self.losses, **other.losses},
             self.batches + other.batches,
             self.samples + other.samples,
             tuple(dict.fromkeys((*self.notes, *other.notes))),
+            late.last,
         )
 
     @property
     def mean_loss(self) -> float | None:
         """The mean loss over the samples; None where no method looked at it."""
-        samples = sum(count for _, count in self.losses.values())
-        return sum(loss * count for loss, count in self.losses.values()) / samples if samples else None
+        ordered = [self.losses[number] for number in sorted(self.losses)]  # whoever looked at which
+        samples = sum(count for _, count in ordered)
+        return sum(loss * count for loss, count in ordered) / samples if samples else None
 
 
-def _alone(own: Observations) -> Sequence[Observations]:
+def _alone(own: Observations) -> Iterable[Observations]:
     return (own,)
 
 
@@ -49,17 +57,24 @@ class Share:
     """Which micro-batches a process looks at: every `count`-th, from `rank` on.
 
     Every process sees the whole stream of micro-batches and skips those of the others, so that each
-    keeps its number. `exchange` is how it hears of the others: it takes what this process saw and
-    returns what all saw, by rank.
+    keeps its number; or, where the stream `is_dealt`, it holds this process's alone. `exchange` is how it
+    hears of the others: it takes what this process saw and returns what all saw, by rank.
     """
 
     rank: int = 0
     count: int = 1
-    exchange: Callable[[Observations], Sequence[Observations]] = _alone
+    exchange: Callable[[Observations], Iterable[Observations]] = _alone
+    is_dealt: bool = False
 
-    def has(self, number: int) -> bool:
-        """Return whether a micro-batch is this process's."""
-        return number % self.count == self.rank
+    def numbered(self, stream: Iterable[_Item]) -> Iterator[tuple[int, _Item]]:
+        """Yield this process's micro-batches, with their numbers among all.
+
+        >>> list(Share(1, 2).numbered("abcde")), list(Share(1, 2, is_dealt=True).numbered("bd"))
+        ([(1, 'b'), (3, 'd')], [(1, 'b'), (3, 'd')])
+        """
+        if self.is_dealt:
+            return ((self.rank + self.count * place, item) for place, item in enumerate(stream))
+        return ((number, item) for number, item in enumerate(stream) if number % self.count == self.rank)
 
     def together(self, own: Observations) -> Observations:
         """Return what all processes saw."""

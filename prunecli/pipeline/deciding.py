@@ -81,11 +81,13 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
     Raises:
         InputError: the plan or the scores are of another network.
         BudgetError: no plan meets the budget under the constraints.
+        PeerError: another of the processes that share the work failed.
     """
     decision, budget = choices.decision, choices.budget
     if decision.apply is not None:
         plan = Plan.from_json(_read(decision.apply).decode("utf-8", "replace"), Path(decision.apply).name)
         plan.check(opened.structure)
+        place.processes.agree({"plan": plan.to_json()})
         return plan, None
     check_prunable(opened)
     limit, constraints = limit_of(budget), constraints_of(budget)
@@ -101,6 +103,7 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
         constraints=constraints,
         digests={**parents_of(opened), **_digest_of_sample(scores)},
     )
+    place.processes.agree({"plan": plan.to_json()})
     return plan, scores
 
 

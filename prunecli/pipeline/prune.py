@@ -19,6 +19,7 @@ from prunecli.pipeline.masking import mask_at_once, open_asked, with_weight_sett
 from prunecli.pipeline.opening import check_start
 from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset
+from prunecli.pipeline.processes import ALONE, WEIGHTS_ALONE, Processes, refuse_shared
 from prunecli.pipeline.recovering import check_sample
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Choices
@@ -39,7 +40,12 @@ class Pruned:
     files: tuple[Path, ...]
 
 
-def prune(checkpoint: str | None, choices: Choices | None = None, listener: Listener | None = None) -> Pruned:
+def prune(
+    checkpoint: str | None,
+    choices: Choices | None = None,
+    listener: Listener | None = None,
+    processes: Processes = ALONE,
+) -> Pruned:
     """Make a checkpoint smaller. Nothing is written before everything is proven, and then all or nothing.
 
     With `choices.steps`, units leave step by step while the model trains; such a run is kept beside the
@@ -50,8 +56,10 @@ def prune(checkpoint: str | None, choices: Choices | None = None, listener: List
         checkpoint: what is pruned; None with `choices.start.at_init`, for a new model.
         choices: what the user wants.
         listener: hears of progress.
+        processes: those that share the scoring; all but the first end where all have the same plan.
 
     Raises:
+        Dismissed: this process has done its part, and is not the first.
         UsageError: choices contradict each other, or a method is unknown.
         InputError: a file is bad, unsafe, or does not match the others.
         OutputError: a file is there already, or cannot be written.
@@ -62,6 +70,7 @@ def prune(checkpoint: str | None, choices: Choices | None = None, listener: List
     check_start(checkpoint, asked.start)
     choices = with_weight_settings(with_preset(asked, asked.importance.preset, asked.given))
     check_choices(choices)
+    refuse_shared(processes, _alone(choices))
     refuse_idle(choices, asked)
     choices = with_learning(choices)
     if choices.decision.dry_run and (choices.recovery.reconstruct or choices.recovery.recalibrate_bn):
@@ -74,14 +83,22 @@ def prune(checkpoint: str | None, choices: Choices | None = None, listener: List
         check_run(paths.run, choices.run, choices.files.force)
     opened = open_asked(checkpoint, choices, listener)
     check_sample(opened, choices)
-    with running_on(choices.machine, listener) as place:
+    with running_on(choices.machine, listener, processes) as place:
         if choices.steps.are_wanted:
             cut = prune_in_steps(opened, paths.run, choices, place, listener)
         else:
             prune_at_once = mask_at_once if prunes_weights(choices.importance) else cut_at_once
             cut = prune_at_once(opened, choices, place, listener)
+        processes.dismiss_others()
         cut, contents, report = finish(
             cut, paths, choices, place.in_full if cut.training else place, listener
         )
     write_files(contents, choices.files.force)
     return Pruned(cut.smaller, cut.plan, report, tuple(contents))
+
+
+def _alone(choices: Choices) -> str | None:
+    """Return what of the choices one process does; None where several may share it."""
+    if choices.steps.are_wanted:
+        return "`--steps`"
+    return WEIGHTS_ALONE if prunes_weights(choices.importance) else None

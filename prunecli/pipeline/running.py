@@ -14,6 +14,7 @@ from torch import nn
 from prunecli.errors import DataError, PruneError, UsageError
 from prunecli.graph.copying import clean_copy
 from prunecli.pipeline.listener import Listener
+from prunecli.pipeline.processes import ALONE, Processes
 from prunecli.pipeline.settings import DeviceName, Machine
 
 _WORKING = {dtype: torch.float32 for dtype in (torch.float16, torch.bfloat16)}
@@ -35,6 +36,8 @@ class Place:
 
     device: torch.device
     dtype: torch.dtype | None
+    processes: Processes = ALONE
+    """Which of the processes that share the work runs it."""
 
     @property
     def in_full(self) -> Place:
@@ -51,7 +54,7 @@ class Place:
 
 
 @contextmanager
-def running_on(machine: Machine, listener: Listener) -> Iterator[Place]:
+def running_on(machine: Machine, listener: Listener, processes: Processes = ALONE) -> Iterator[Place]:
     """Choose device, precision and threads as the user asked, and give the threads back at the end.
 
     Raises:
@@ -59,11 +62,15 @@ def running_on(machine: Machine, listener: Listener) -> Iterator[Place]:
     """
     threads = torch.get_num_threads()
     device = torch.device(_choose_device(machine.device))
-    listener.note(f"device: {_describe(device)}")
+    if processes.are_several and device.type == "cuda":
+        device = torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    sharing = f", {processes.count} processes" if processes.are_several else ""
+    listener.note(f"device: {_describe(device)}{sharing}")
     try:
         if machine.threads is not None:
             torch.set_num_threads(machine.threads)
-        yield Place(device, None if machine.dtype == "auto" else _DTYPES[machine.dtype])
+        yield Place(device, None if machine.dtype == "auto" else _DTYPES[machine.dtype], processes)
     finally:
         torch.set_num_threads(threads)
 

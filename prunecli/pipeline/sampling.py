@@ -23,9 +23,12 @@ class Sample:
 
     stream: Iterator[Any]
     batch_count: int
+    """In the stream."""
     source: str
     """Without folders."""
     digest: str
+    batches_of_all: int
+    """In the streams of all processes that share the sample."""
 
 
 def find_source(opened: Opened, needing: str) -> str:
@@ -51,7 +54,14 @@ def find_source(opened: Opened, needing: str) -> str:
 
 
 def open_sample(
-    opened: Opened, needing: str, samples: Samples, machine: Machine, place: Place, model: nn.Module
+    opened: Opened,
+    needing: str,
+    samples: Samples,
+    machine: Machine,
+    place: Place,
+    model: nn.Module,
+    first: int = 0,
+    every: int = 1,
 ) -> Sample:
     """Open the samples of a spec, or those it trains on.
 
@@ -62,6 +72,8 @@ def open_sample(
         machine: its seed decides which.
         place: where they go.
         model: whose precision they get.
+        first: which batch is the first one.
+        every: take only every so manyth batch from there on.
 
     Raises:
         DataError: there are none.
@@ -76,10 +88,14 @@ def open_sample(
         machine.seed,
         device=place.device,
         dtype=float_dtype(model),
+        first=first,
+        every=every,
     )
+    batch_count = ceil(count / samples.batch_size)
     return Sample(
         iter(stream),
-        ceil(count / samples.batch_size),
+        len(range(first, batch_count, every)),
         without_folder(source),
         sample_digest(dataset, samples.samples, machine.seed),
+        batch_count,
     )

@@ -14,6 +14,7 @@ from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.masking import with_weight_settings
 from prunecli.pipeline.opening import open_model
 from prunecli.pipeline.presets import fill, find_preset
+from prunecli.pipeline.processes import ALONE, WEIGHTS_ALONE, Processes, refuse_shared
 from prunecli.pipeline.running import parse_bytes, running_on
 from prunecli.pipeline.scoring import check_importance, measure_scores
 from prunecli.pipeline.settings import Choices, Importance, Machine, Samples, Source, Study
@@ -42,6 +43,7 @@ def score(
     force: bool = False,
     listener: Listener | None = None,
     given: frozenset[str] = frozenset(),
+    processes: Processes = ALONE,
 ) -> Scored:
     """Score the units of a checkpoint by one or several methods.
 
@@ -56,11 +58,16 @@ def score(
         force: replace files that are there.
         listener: hears of progress.
         given: the options that were given, as fields are called, even if their values are the defaults.
+        processes: those that share the work; all but the first end where the scores are there.
+
+    Raises:
+        Dismissed: this process has done its part, and is not the first.
     """
     source, samples, importance = source or Source(), samples or Samples(), importance or Importance()
     asked = importance
     importance = fill(asked, find_preset(asked.preset).get("importance", {}), given)
     if prunes_weights(importance):
+        refuse_shared(processes, WEIGHTS_ALONE)
         importance = with_weight_settings(Choices(importance=importance, given=given)).importance
     study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
     check_importance(importance, study)
@@ -69,12 +76,13 @@ def score(
     paths = _paths(out, importance.method)
     check_free(paths.values(), force)
     opened = open_model(checkpoint, source, samples, listener)
-    with running_on(machine, listener) as place:
+    with running_on(machine, listener, processes) as place:
         if prunes_weights(importance):
             choices = Choices(importance=importance, samples=samples, machine=machine, given=given)
             scores = measure_weights(opened, choices, place, listener, study.against)
         else:
             scores = measure_scores(opened, importance, samples, machine, place, listener, study)
+    processes.dismiss_others()
     agreements = _agreements(scores, importance, study)
     write_files({path: scores[method].to_bytes() for method, path in paths.items()}, force)
     shown = {name: scores[name] for name in importance.method}

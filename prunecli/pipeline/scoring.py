@@ -16,6 +16,7 @@ from prunecli.importance import (
     Journal,
     ScoreBN,
     Scores,
+    Share,
     build_methods,
     find_method,
     score,
@@ -41,6 +42,9 @@ _MEMORISED = (
     "The mean loss on this sample is {loss:.3f}: the network knows these samples by heart, and there first "
     "derivatives of the loss say little. Measure importance on samples that it was not trained on."
 )
+
+_FACTS = {"machine": "device, precision or seed", "units": "structure", "version": "version of a package"}
+"""What conditions are called where processes differ in them; the others by their own names."""
 
 
 def check_importance(importance: Importance, study: Study = Study()) -> None:  # noqa: B008 (frozen)
@@ -83,10 +87,16 @@ def measure_scores(
     needing = next((name for name in _names(importance, study) if find_method(name).needs_data), None)
     memory = parse_bytes(machine.max_memory, "--max-memory")
 
+    share = place.processes.share()
+    _agree(opened, importance, samples, machine, place, study)
+
     def scored(
         names: Sequence[str], arguments: Mapping[str, object], journal: Journal, gate: Gate, score_bn: ScoreBN
     ) -> dict[str, Scores]:
-        sample = open_sample(opened, needing, samples, machine, place, model) if needing else None
+        sample = None
+        if needing:
+            sample = open_sample(opened, needing, samples, machine, place, model, share.rank, share.count)
+            _note_idle(sample, share, samples, listener)
         found = score(
             model,
             opened.structure,
@@ -103,6 +113,7 @@ def measure_scores(
             gate=gate,
             progress=lambda stage, done, total: listener.progress(stage, done, total or None),
             journal=lambda key, find: journal(f"{gate.value}/{score_bn.value}/{key}", find),
+            share=share,
         )
         return {
             name: replace(each, about=annotated(each.about, sample, opened)) for name, each in found.items()
@@ -134,9 +145,17 @@ def _journal(
     """
     if not any(Needs.LOSSES in find_method(name).needs for name in _names(importance, study)):
         return nullcontext(lambda key, find: find())
+    conditions = _conditions(opened, samples, machine, place)
+    if place.processes.are_several:
+        conditions["process"] = [place.processes.rank, place.processes.count]
+    return DiskJournal(conditions, listener)
+
+
+def _conditions(opened: Opened, samples: Samples, machine: Machine, place: Place) -> dict[str, Json]:
+    """Return what findings about a model depend on, whichever method looks at it."""
     spec = opened.spec
     code = [text for text in (spec.factory, spec.task.loss) if ":" in text]
-    conditions: Json = {
+    return {
         "checkpoint": opened.checkpoint.digest if opened.checkpoint is not None else "new",
         "spec": to_json_dict(spec),
         "code": {text: code_digest(spec, text) for text in code},
@@ -145,7 +164,29 @@ def _journal(
         "units": {group.name: group.width for group in opened.structure.groups},
         "version": versions(),
     }
-    return DiskJournal(conditions, listener)
+
+
+def _agree(
+    opened: Opened, importance: Importance, samples: Samples, machine: Machine, place: Place, study: Study
+) -> None:
+    """Make sure that all processes which share the work score the same, in the same way.
+
+    Raises:
+        InputError: they do not.
+        PeerError: another process failed.
+    """
+    conditions = _conditions(opened, samples, machine, place)
+    facts = {_FACTS.get(name, name): fact for name, fact in conditions.items()}
+    place.processes.agree({**facts, "method": [str(importance), str(study)]})
+
+
+def _note_idle(sample: Sample, share: Share, samples: Samples, listener: Listener) -> None:
+    """Say so where there are fewer batches than processes."""
+    if sample.batches_of_all < share.count:
+        listener.note(
+            f"{sample.batches_of_all} batches of {samples.batch_size} samples for {share.count} processes: "
+            f"{share.count - sample.batches_of_all} have nothing to score"
+        )
 
 
 def _names(importance: Importance, study: Study) -> tuple[str, ...]:

@@ -1,0 +1,196 @@
+"""What torchrun starts does what one process does, shared out; and ends, whatever becomes of one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prunecli.cli.main import run
+from prunecli.errors import UsageError
+from prunecli.importance import Observations
+from prunecli.importance.context import Merge, State
+from prunecli.pipeline.processes import ALONE, Processes, joined, refuse_shared, started
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "sample_models" / "digits_mlp" / "model.pt")
+SAMPLE = ("--samples", "300", "--threads", "1")  # 5 micro-batches: one process has more than the other
+METHODS = ("taylor-fo", "fisher", "magnitude")
+PATIENCE = 120
+"""Seconds for all that processes do; they take ten or twenty."""
+FAULTY = """
+import os, signal, time
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+
+    def forward(self, x):
+        if x.device.type != "meta" and os.environ.get("RANK") == "1" and len(x) > 2:
+            FAULT
+        return self.second(self.first(x).relu())
+"""
+
+
+def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start so many processes, and wait for their end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    with subprocess.Popen(
+        command, stdout=PIPE, stderr=PIPE, text=True, env=environment, start_new_session=True
+    ) as agent:
+        try:
+            out, err = agent.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(agent.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, agent.returncode, out, err)
+
+
+def commands_in(folder: Path) -> dict[str, list[str]]:
+    """Return what is run, with files that go into the folder."""
+    plan = ["--keep", "0.5", "--no-onnx", "--threads", "1"]
+    methods = [word for name in METHODS for word in ("--method", name)]
+    return {
+        "score": ["score", MODEL, *SAMPLE, *methods, "--out", f"{folder}/scores.safetensors", "-q"],
+        "prune": ["prune", MODEL, *SAMPLE, *plan, "--out", str(folder), "--plan", f"{folder}/plan.json"],
+        "few": ["prune", MODEL, "--samples", "9", *plan, "--dry-run", "--plan", f"{folder}/few.json"],
+        "apply": ["prune", MODEL, "--apply", f"{folder}/plan.json", "--no-onnx", "--out", f"{folder}/again"],
+    }
+
+
+def shared_out(folder: Path, count: int) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return what every command came to: in the first of so many processes, and in the last."""
+    more = {
+        "differing": ["score", MODEL, "--samples", "9", "--seed", "{rank}"],
+        "unknown": ["score", MODEL, "--method", "nosuch"],
+        "misused": ["score", MODEL, "--nosuch"],
+        "steps": ["prune", MODEL, "--keep", "0.5", "--steps", "2", "--epochs", "1", "--out", str(folder)],
+        "weights": ["score", MODEL, "--granularity", "weight", "--method", "magnitude"],
+        "train": ["finetune", MODEL, "--epochs", "1"],
+    }
+    commands = {**commands_in(folder), **more}
+    (folder / "commands.json").write_text(json.dumps(list(commands.values())))
+    done = torchrun(count, str(ROOT / "tests" / "several.py"), str(folder))
+    assert done.returncode == 0, done.stderr
+    names = (*commands, "silent")
+    first, last = (
+        dict(zip(names, json.loads((folder / f"{rank}.json").read_text()), strict=True))
+        for rank in (0, count - 1)
+    )
+    return first, last
+
+
+def check_shared(folder: Path, count: int) -> None:
+    """Let several processes, and one, do the same; compare what they wrote, and said."""
+    alone, shared = folder / "alone", folder / "shared"
+    for made in (alone, shared):
+        made.mkdir()
+    assert [run(command) for command in commands_in(alone).values()] == [0, 0, 0, 0]
+    first, last = shared_out(shared, count)
+    for name in ("plan.json", "few.json", "model.pruned.safetensors", "again/model.pruned.safetensors"):
+        assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
+    for method in METHODS:
+        one, several = (load_file(where / f"scores.{method}.safetensors") for where in (alone, shared))
+        for group, values in one.items():
+            torch.testing.assert_close(several[group], values, rtol=1e-12, atol=0)
+    _check_told(first, last, count)
+
+
+def _check_told(first: Mapping[str, list[Any]], last: Mapping[str, list[Any]], count: int) -> None:
+    """Check that the first process says everything, and the others nothing but how they failed alone."""
+    for name in ("score", "prune", "few", "apply"):
+        assert (first[name][0], last[name]) == (0, [0, "", ""]), name
+    assert f"1 batches of 64 samples for {count} processes: {count - 1} have nothing" in first["few"][2]
+    assert f"cpu, {count} processes" in first["prune"][2]
+    assert "parity" in first["prune"][1]
+    assert first["differing"][0] == last["differing"][0] == 4
+    assert "Process 1 has another device, precision or seed than process 0" in first["differing"][2]
+    for name, text in {
+        "unknown": "no method `nosuch`",
+        "misused": "No such option: --nosuch",
+        "steps": "`--steps` runs in one process",
+        "weights": "`--granularity weight` runs in one process",
+        "train": f"`prunecli finetune` runs in one process, and torchrun started {count}",
+    }.items():
+        assert (first[name][0], last[name][0]) == (2, 2)
+        assert text in first[name][2]
+        assert f"process {count - 1} of {count}: {first[name][2].partition('error: ')[2]}" in last[name][2]
+    assert "said nothing for 0.0333333 minutes. What it" in first["silent"][1]
+
+
+def test_two_processes_prune_as_one(tmp_path: Path) -> None:
+    check_shared(tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_four_processes_prune_as_one(tmp_path: Path) -> None:
+    check_shared(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    (
+        pytest.param(
+            "time.sleep(2), os.kill(os.getpid(), signal.SIGKILL)",
+            "error: Another of the 2 processes failed, was killed, or said nothing for 30 minutes",
+            id="killed",
+        ),
+        pytest.param(
+            "raise ValueError('no such luck')",
+            "error: process 1 of 2: Micro-batch 1 (inputs [4, 8])",
+            id="failed",
+            marks=pytest.mark.slow,
+        ),
+    ),
+)
+def test_the_others_end_when_one_process_does(fault: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(FAULTY.replace("FAULT", fault))
+    namespace: dict[str, Any] = {}
+    exec(FAULTY.replace("FAULT", "pass"), namespace)
+    torch.save(namespace["Net"]().state_dict(), tmp_path / "net.pt")
+    there = set(tmp_path.iterdir())
+    done = torchrun(
+        2, "-m", "prunecli", "prune", f"{tmp_path}/net.pt", "--spec", f"{tmp_path}/net.py:Net",
+        "--input", "8", "--data", "random:16", "--batch-size", "4", "--keep", "0.5",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == there
+
+
+def test_later_micro_batches_count_whoever_saw_them() -> None:
+    early, late = (
+        Observations({"m": State({"g": torch.tensor([value]).double()}, Merge.LAST)}, {}, 1, 4, (), number)
+        for value, number in ((1.0, 1), (2.0, 2))
+    )
+    assert late.merged(early).states["m"].values["g"] == early.merged(late).states["m"].values["g"] == 2
+    assert late.merged(early).last == 2
+
+
+def test_without_torchrun_there_is_one_process() -> None:
+    assert started() == ALONE
+    with joined() as processes:
+        assert (processes.is_first, processes.are_several, processes.share().count) == (True, False, 1)
+        processes.agree({"plan": 1})
+        processes.dismiss_others()
+
+
+def test_what_is_not_shared_is_refused() -> None:
+    refuse_shared(ALONE, "`--steps`")
+    refuse_shared(Processes(0, 2), None)
+    with pytest.raises(UsageError, match="`--steps` runs in one process, and torchrun started 2"):
+        refuse_shared(Processes(1, 2), "`--steps`")

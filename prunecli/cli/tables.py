@@ -21,7 +21,8 @@ from prunecli.cli.render import (
     table_lines,
 )
 from prunecli.cli.streams import plain, say, write_result
-from prunecli.report import Report, text
+from prunecli.report import Report
+from prunecli.report.forms import FORMS
 from prunecli.report.spreadsheet import csv_text
 
 Cell: TypeAlias = "str | int | float | None"
@@ -117,15 +118,8 @@ def report_text(
     report: Report, style: str, written: Mapping[Path, int] | None = None, everything: bool = False
 ) -> str:
     """Return a report in the form asked for; a table also says which paths were written."""
-    match style:
-        case "json":
-            return report.to_json()
-        case "csv":
-            return text.to_csv(report)
-        case "md":
-            return text.to_markdown(report)
-        case "table":
-            pass
+    if style != "table":
+        return FORMS[style](report, ())
     console = stdout_console()
     with console.capture() as captured:
         render_report(report, console, written, most_rows(everything))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from prunecli.errors import InputError, OutputError, UsageError
 from prunecli.export.files import check_free, write_files
@@ -14,18 +13,11 @@ from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.report_settings import Gating, Latency, ReportFiles
 from prunecli.pipeline.settings import Machine, Samples, Source
-from prunecli.report import Report, to_csv, to_markdown, training_pictures
+from prunecli.report import Report, to_markdown, training_pictures
+from prunecli.report.forms import FORMS
 from prunecli.report.gates import Gate, Verdict, changes_since, check_gates, needs_baseline, parse_gate
-from prunecli.report.page import report_page
 from prunecli.report.sweep import SweepReport
 
-_FORMS: Final[Mapping[str, Callable[[Report, Sequence[str]], str]]] = {
-    ".html": report_page,
-    ".md": lambda report, checks: to_markdown(report),
-    ".csv": lambda report, checks: to_csv(report),
-    ".json": lambda report, checks: report.to_json(),
-}
-"""How a report is written, by the suffix of the file."""
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -166,7 +158,7 @@ def compress_report(
     verdicts = check_gates(report, gates, earlier)
     checks = [verdict.text for verdict in verdicts]
     drawn = _pictures(report, files.pictures, files.force) if files.pictures is not None else {}
-    forms = {target: _FORMS[target.suffix](report, checks).encode() for target in targets}
+    forms = {target: FORMS[target.suffix[1:]](report, checks).encode() for target in targets}
     write_files({**forms, **drawn}, files.force)
     if gating.github_summary:
         append_summary(report, checks)
@@ -193,8 +185,9 @@ def _gates(gating: Gating) -> list[Gate]:
 
 def _target(path: str) -> Path:
     """Return a path to write to, of which the suffix says in what form."""
-    if Path(path).suffix not in _FORMS:
-        *some, last = _FORMS
+    suffixes = [f".{form}" for form in FORMS]
+    if Path(path).suffix not in suffixes:
+        *some, last = suffixes
         raise UsageError(f"`--out {path}`: end it in {', '.join(some)} or {last}.")
     return Path(path)
 

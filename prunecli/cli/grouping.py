@@ -47,16 +47,17 @@ def grouped(panels: Mapping[type, Panel]) -> Callable[[Callable[..., None]], Cal
     """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(command, include_extras=True)
+        declared = inspect.signature(command, eval_str=True).parameters  # Python 3.10's hints add `| None`
+        hints = {name: parameter.annotation for name, parameter in declared.items()}
         groups = {name: hints[name] for name in hints if hints[name] in panels}
         told = [name for name in hints if hints[name] is Given]
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [inspect.Parameter(_CONTEXT, keyword, annotation=typer.Context)]
-        for name, parameter in inspect.signature(command).parameters.items():
+        for name, parameter in declared.items():
             if name in groups:
                 parameters += _parameters(groups[name], panels[groups[name]])
             elif name not in told:
-                parameters.append(parameter.replace(annotation=hints[name], kind=keyword))
+                parameters.append(parameter.replace(kind=keyword))
 
         def call(**values: Any) -> None:
             given = _given(values.pop(_CONTEXT))

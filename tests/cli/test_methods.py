@@ -46,7 +46,7 @@ def test_the_example_is_a_command(method: MethodInfo) -> None:
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     given = command.make_context(name, arguments).params
     settings = dict(split_argument(text, "--method-arg") for text in given["method_arg"])
-    assert (program, given["method"]) == ("prunecli", [method.name])
+    assert (program, *given["method"]) == ("prunecli", method.name)
     of_weights = method.granularity is Granularity.WEIGHT
     budget = ("weight", None, "32") if of_weights else ("unit", "0.5", None)
     assert (given["granularity"], given["keep"], given["ratio"]) == budget

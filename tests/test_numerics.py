@@ -120,16 +120,66 @@ def test_a_checkpoint_in_another_precision_becomes_that_of_the_model(
     dtype: str, method: str, folder: Path
 ) -> None:
     spec = spec_in(folder)
-    state = state_of(spec)
-    cast = {
-        name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
-    }
-    found = pruned(folder, spec, cast, method)
+    found = pruned(folder, spec, in_precision(state_of(spec), dtype), method)
     assert (found.report.parity[0].dtype, found.report.parity[1].dtype) == ("float64", "float32")
     loaded = prunecli.load(found.files[0], spec=spec)
     assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
     assert torch.equal(output_of(loaded), output_of(found.model))
+
+
+def in_precision(state: State, dtype: str) -> State:
+    return {
+        name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+def test_half_precision_in_is_half_precision_out(dtype: str, folder: Path) -> None:
+    spec = spec_in(folder)
+    found = pruned(folder, spec, in_precision(state_of(spec), dtype))
+    held = load_file(found.files[0])
+    assert {str(tensor.dtype) for tensor in held.values()} == {f"torch.{dtype}", "torch.int64"}
+    assert found.report.settings["stored_as"] == dtype
+    smaller = found.model.state_dict()
+    assert all(torch.equal(tensor.to(smaller[name].dtype), smaller[name]) for name, tensor in held.items())
+    loader = folder / "out" / "load.py"
+    words = ["export", str(found.files[0]), "--spec", str(spec), "--loader", str(loader), "-q"]
+    assert run([*words, "--safetensors", str(folder / "again.safetensors")]) == 0
+    assert load_file(folder / "again.safetensors")["3.weight"].dtype == getattr(torch, dtype)
+    (folder / "out" / "net.py").write_text(NET)
+    scope = {"__file__": str(loader), "__name__": "load"}
+    exec(compile(loader.read_text(), loader, "exec"), scope)
+    alone: nn.Module = scope["load"]()  # type: ignore[operator]
+    assert torch.equal(output_of(alone), output_of(found.model))
+
+
+def test_only_what_came_in_half_precision_leaves_in_it(folder: Path) -> None:
+    spec = spec_in(folder)
+    state = state_of(spec)
+    found = pruned(folder, spec, {**state, "3.weight": state["3.weight"].bfloat16()})
+    held = load_file(found.files[0])
+    assert [name for name, tensor in held.items() if tensor.dtype == torch.bfloat16] == ["3.weight"]
+    assert found.report.settings["stored_as"] == "float32, bfloat16"
+    again = prune(
+        str(found.files[0]),
+        Choices(
+            source=Source(spec=str(spec)),
+            importance=Importance(method=("magnitude",)),
+            budget=HALF,
+            files=Files(out=str(folder / "twice"), onnx=False),
+        ),
+    )
+    assert load_file(again.files[0])["3.weight"].dtype == torch.bfloat16
+
+
+def test_what_was_trained_is_kept_as_it_was_trained(folder: Path) -> None:
+    spec = spec_in(folder)
+    torch.save(in_precision(state_of(spec), "bfloat16"), folder / "net.pt")
+    words = ["finetune", str(folder / "net.pt"), "--spec", str(spec), "--out", str(folder / "out"), "-q"]
+    assert run([*words, "--train-data", "random:16", "--epochs", "1", "--lr", "0.1", "--no-onnx"]) == 0
+    held = load_file(folder / "out" / "net.finetuned.safetensors")
+    assert {tensor.dtype for tensor in held.values()} == {torch.float32, torch.int64}
 
 
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float64"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,6 +48,8 @@ class MatchReport:
     """What was cut from the front of all names."""
     cast: tuple[str, ...] = ()
     """Conversions of dtype, e.g. `bfloat16 -> float32`."""
+    came_in: Mapping[str, torch.dtype] = field(default_factory=dict)
+    """Tensors that were converted -> the dtype that they have in the checkpoint."""
     absent_counters: int = 0
     """How many `num_batches_tracked` the checkpoint lacks; they only matter to momentum=None."""
 
@@ -118,6 +120,11 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None =
         mismatched=mismatched,
         prefix=prefix,
         cast=_casts(own, fitting),
+        came_in={
+            name: tensor.dtype
+            for name, tensor in fitting.items()
+            if name in own and own[name].dtype != tensor.dtype
+        },
         absent_counters=sum(name.endswith(_COUNTER) and name not in fitting for name in own),
     )
     if not report.fits:

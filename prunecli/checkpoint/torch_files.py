@@ -83,7 +83,11 @@ def find_globals(path: Path, format: Format) -> set[str]:
     """Return the names of all code that the pickle mentions, reading it as data."""
     found: set[str] = set()
     texts: list[str] = []  # the two before a STACK_GLOBAL are its module and name
-    for name, argument in _opcodes(path, format):
+    try:
+        opcodes = list(_opcodes(path, format))
+    except CheckpointError:  # which is said of the file as a whole
+        return found
+    for name, argument in opcodes:
         if name in ("GLOBAL", "INST"):
             found.add(str(argument).replace(" ", ".", 1))
         elif name == "STACK_GLOBAL" and len(texts) > 1:
@@ -104,21 +108,27 @@ def _check_codecs(path: Path, format: Format) -> None:
 
 
 def _opcodes(path: Path, format: Format, naming: bytes = b"") -> Iterator[tuple[str, Any]]:
-    """Yield opcode and argument of the pickles in a file, as data; nothing where a word is not in a zip."""
+    """Yield opcode and argument of the pickles in a file, as data; nothing where a word is not in a zip.
+
+    PyTorch finds members of a zip by names in any case, and reads some that Python's reader refuses.
+
+    Raises:
+        CheckpointError: a pickle in it cannot be read, so that nobody knows what it would do.
+    """
     try:
         if format is Format.TORCH:
             with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if f"/{name}".endswith("/data.pkl"):
-                        content = archive.read(name)
+                for member in archive.infolist():
+                    if member.filename.lower().endswith("data.pkl"):
+                        content = archive.read(member)
                         yield from _opcodes_of(io.BytesIO(content)) if naming in content else ()
             return
         with path.open("rb") as file:
             # A legacy file is a row of pickles: magic number, version, system, then the object.
             for _ in range(4 if format is Format.TORCH_LEGACY else 1):
                 yield from _opcodes_of(file)
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
-        return
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
 
 
 def _opcodes_of(file: IO[bytes]) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 _REGISTERED = {"_parameters", "_buffers", "_modules"}
+_PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 def rebuild(
@@ -27,7 +28,7 @@ def rebuild(
         build: Device ("meta" or "cpu") -> the dense model, freshly built.
         rewrite: Puts size-explicit twins in the place of the modules named.
         tensors: Parameters and buffers of the pruned model, tied ones once.
-        record: What the file says of them: `attributes`, `rewritten`, `aliases`, `non_persistent`.
+        record: What the file says of them: `attributes`, `rewritten`, `aliases`, `non_persistent`, `widened`.
 
     Raises:
         ValueError: when the tensors do not fit what was built.
@@ -36,7 +37,7 @@ def rebuild(
         model = build(device)
         _rewrite(model, rewrite, record["rewritten"])
         set_attributes(model, record["attributes"])
-        place_tensors(model, tensors, record)
+        place_tensors(model, widen(tensors, record.get("widened", {})), record)
         if device == "cpu" or not any(tensor.is_meta for tensor in loose_tensors(model)):
             break
     return model.eval()
@@ -60,6 +61,17 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
             if not isinstance(getattr(modules[name], attribute, None), (int, float, tuple, list)):
                 raise ValueError(f"module `{name}` has no size `{attribute}`, which the file sets")
             setattr(modules[name], attribute, tuple(value["tuple"]) if isinstance(value, dict) else value)
+
+
+def widen(tensors: Mapping[str, torch.Tensor], widened: Mapping[str, str]) -> Mapping[str, torch.Tensor]:
+    """Give tensors that the file holds in fewer bits the precision that the model has: name -> dtype."""
+    for name, precision in widened.items():
+        if name not in tensors or not tensors[name].is_floating_point() or precision not in _PRECISIONS:
+            raise ValueError(f"`{name}` is no tensor of the file that can become {precision}")
+    return {
+        name: tensor.to(_PRECISIONS[widened[name]]) if name in widened else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def place_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:

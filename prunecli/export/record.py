@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from prunecli.errors import CheckpointError
 from prunecli.strict_json import FieldError, Json, VersionError, from_plain, read_versioned, to_plain
@@ -44,6 +44,8 @@ class PrunedRecord:
     """Other names of tied tensors -> the name in the file. Filled in by `save`."""
     non_persistent: tuple[str, ...] = ()
     """Tensors of the file that a state dict would leave out. Filled in by `save`."""
+    widened: Mapping[str, Literal["float32", "float64"]] = field(default_factory=dict)
+    """Tensors that the model holds in more bits than the file -> in what precision. Filled in by `save`."""
     masks: Mapping[str, MaskedTensor] = field(default_factory=dict)
     """Tensors whose weights were pruned one by one -> which of them."""
     plan: Json = None
@@ -60,8 +62,9 @@ class PrunedRecord:
     def to_json(self) -> str:
         """Return the text that is stored; equal records give equal texts."""
         plain = {"format": FORMAT_VERSION, **to_plain(self)}
-        if not self.masks:  # as before there were any
-            del plain["masks"]
+        for name in ("masks", "widened"):
+            if not plain[name]:  # as before there were any
+                del plain[name]
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from prunecli.errors import ExportError, ProofError, UsageError
-from prunecli.graph.copying import copy_module
+from prunecli.export.precision import Precisions, narrowed
+from prunecli.graph.copying import copy_module, named_tensors
 from prunecli.graph.outputs import tensors_in
 from prunecli.model import example_inputs
 from prunecli.spec import ModelSpec
@@ -37,12 +38,13 @@ _MOST_VALUES = 3
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def to_hugging_face(model: nn.Module, spec: ModelSpec) -> dict[str, bytes]:
+def to_hugging_face(model: nn.Module, spec: ModelSpec, came_in: Precisions | None = None) -> dict[str, bytes]:
     """Return the files of the folder: name -> content. They are read back, and must give the same outputs.
 
     Args:
         model: the pruned model, on the CPU.
         spec: how its dense model is built.
+        came_in: the precision that tensors had in the checkpoint; the folder has it if all of them fit there.
 
     Raises:
         UsageError: it is no model of transformers.
@@ -57,7 +59,7 @@ def to_hugging_face(model: nn.Module, spec: ModelSpec) -> dict[str, bytes]:
     with TemporaryDirectory() as folder, offline_and_quiet(), torch.random.fork_rng(devices=[]):
         fresh = kind(config)
         fresh.load_state_dict(model.state_dict())
-        fresh.to(_dtype(model)).save_pretrained(folder)
+        fresh.to(_dtype(model, narrowed(model, came_in or {}))).save_pretrained(folder)
         read = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
         _prove(model, read, spec)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -129,8 +131,14 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+def _dtype(model: nn.Module, narrow: Precisions) -> torch.dtype:
+    """Return the one precision of all that is written, or single precision."""
+    hidden = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    kinds = {
+        narrow.get(name, tensor.dtype)
+        for name, tensor in named_tensors(model).items()
+        if tensor.is_floating_point() and name not in hidden
+    }
     return kinds.pop() if len(kinds) == 1 else torch.float32
 
 

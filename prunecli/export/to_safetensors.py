@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunecli.errors import CheckpointError, OutputError
 from prunecli.export.files import write_file
+from prunecli.export.precision import Precisions
 from prunecli.export.rebuild import rebuild
 from prunecli.export.record import METADATA_KEY, PrunedRecord
 from prunecli.graph.copying import aliases, named_tensors
@@ -28,13 +29,25 @@ def save(model: nn.Module, path: str | Path, record: PrunedRecord, force: bool =
     write_file(Path(path), to_bytes(model, record), force)
 
 
-def to_bytes(model: nn.Module, record: PrunedRecord) -> bytes:
-    """Return the content of the file that `save` writes."""
+def to_bytes(model: nn.Module, record: PrunedRecord, narrow: Precisions | None = None) -> bytes:
+    """Return the content of the file that `save` writes.
+
+    Args:
+        model: What is written.
+        record: What the file says of itself.
+        narrow: Tensors that it holds in fewer bits than the model does, as `narrowed` finds them.
+    """
     _refuse_extra_state(model)
     tensors = named_tensors(model)
     hidden = _non_persistent(model) & tensors.keys()
-    record = replace(record, aliases=aliases(model), non_persistent=tuple(sorted(hidden)))
-    plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
+    narrow = narrow or {}
+    record = replace(
+        record,
+        aliases=aliases(model),
+        non_persistent=tuple(sorted(hidden)),
+        widened={name: str(tensors[name].dtype).removeprefix("torch.") for name in narrow},
+    )
+    plain = {name: _plain(name, tensor, narrow.get(name)) for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, {METADATA_KEY: record.to_json()})
 
 
@@ -72,7 +85,7 @@ def rebuild_pruned(
             tensors,
             {
                 name: getattr(record, name)
-                for name in ("attributes", "rewritten", "aliases", "non_persistent")
+                for name in ("attributes", "rewritten", "aliases", "non_persistent", "widened")
             },
         )
     except ValueError as error:
@@ -117,14 +130,14 @@ def _non_persistent(model: nn.Module) -> set[str]:
     }
 
 
-def _plain(name: str, tensor: Tensor) -> Tensor:
+def _plain(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return a copy that owns just its own memory, as the format asks."""
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         kind = (
             "no values (meta device)" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
         )
         raise OutputError(f"`{name}` has {kind}, which a safetensors file cannot hold.")
-    plain = tensor.detach().to("cpu", copy=True).resolve_conj().resolve_neg()
+    plain = tensor.detach().to("cpu", dtype, copy=True).resolve_conj().resolve_neg()
     return plain.clone(memory_format=torch.contiguous_format)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prunecli.errors import UsageError
 from prunecli.export.files import check_free, write_files
+from prunecli.export.precision import narrowed
 from prunecli.export.record import PrunedRecord
 from prunecli.export.to_hugging_face import to_hugging_face
 from prunecli.export.to_loader import write_loader
@@ -83,9 +84,10 @@ def export(
         contents[Path(targets.onnx)], check = exported.content, exported.check
     if targets.safetensors is not None:
         path = Path(targets.safetensors)
-        contents[path] = to_bytes(opened.model, record_of(opened, path.parent))
+        narrow = narrowed(opened.model, opened.came_in)
+        contents[path] = to_bytes(opened.model, record_of(opened, path.parent), narrow)
     if targets.hf is not None:
-        files = to_hugging_face(opened.model, opened.spec)
+        files = to_hugging_face(opened.model, opened.spec, opened.came_in)
         contents |= {Path(targets.hf) / name: content for name, content in files.items()}
     if targets.loader is not None:
         contents[Path(targets.loader)] = _loader(opened, Path(targets.loader)).encode()

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from prunecli.errors import ProofError
+from prunecli.export.precision import describe_precisions, narrowed
 from prunecli.export.to_onnx import OnnxModel, to_onnx
 from prunecli.export.to_safetensors import to_bytes
 from prunecli.graph.copying import named_tensors
@@ -46,12 +47,17 @@ def finish(
         warnings = recovery_notices(recovery, cut.smaller, accuracy[1], measure) if recovery else ()
         for notice in warnings:
             listener.warn(notice.text)
-        contents[paths.model] = to_bytes(cut.smaller, make_record(cut, paths.model.parent, checks, recovery))
+        narrow = narrowed(cut.smaller, cut.opened.came_in) if cut.training is None else {}
+        record = make_record(cut, paths.model.parent, checks, recovery)
+        contents[paths.model] = to_bytes(cut.smaller, record, narrow)
         onnx = export_onnx(cut, listener) if paths.onnx is not None else None
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content
         check = onnx.check if onnx else None
-        checked = Checked(checks, notes, accuracy, recovery, warnings, check, _check_pattern(cut))
+        checked = Checked(
+            *(checks, notes, accuracy, recovery, warnings, check, _check_pattern(cut)),
+            stored_as=describe_precisions(cut.smaller, narrow),
+        )
     if paths.plan is not None and cut.plan is not None:
         contents[paths.plan] = cut.plan.to_json().encode()
     report = make_report(cut, checked, contents, place.device.type)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunecli.checkpoint import Checkpoint, MatchReport, check_finite, load_into
 from prunecli.errors import UsageError
 from prunecli.export.masks import from_record
+from prunecli.export.precision import Precisions
 from prunecli.export.record import METADATA_KEY, PrunedRecord
 from prunecli.export.to_safetensors import rebuild_pruned
 from prunecli.graph.copying import named_tensors
@@ -59,6 +60,13 @@ class Opened:
         if self.match is not None and self.match.prefix:
             parts.append(f"prefix `{self.match.prefix}` removed")
         return ", ".join((*parts, *(self.match.cast if self.match else ())))
+
+    @cached_property
+    def came_in(self) -> Precisions:
+        """The precision that tensors have in the file, by the model's names, where it is not the model's."""
+        if self.record is not None:
+            return {name: self.file.tensors[name].dtype for name in self.record.widened}
+        return self.match.came_in if self.match is not None else {}
 
     @cached_property
     def example(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

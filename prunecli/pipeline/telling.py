@@ -86,6 +86,8 @@ class Checked:
     onnx: OnnxCheck | None = None
     semi_structured: str | None = None
     """Whether torch's kernels for 2:4 take the weights, where they have that pattern."""
+    stored_as: str | None = None
+    """In what precision the file holds them, where it is not the model's."""
 
 
 def make_record(
@@ -162,7 +164,7 @@ def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], devi
         onnx=checked.onnx,
         scores=_score_facts(cut),
         files=[_written(path, content) for path, content in contents.items()],
-        settings=settings_of(cut, checked.recovery),
+        settings=_with_precision(settings_of(cut, checked.recovery), checked.stored_as),
         statistics_changed=[
             group.name
             for group in cut_groups
@@ -197,6 +199,10 @@ def settings_of(cut: Cut, recovery: Recovery | None) -> dict[str, Json]:
         **_asked_of_scores(about),
     }
     return {name: value for name, value in chosen.items() if value or name == "seed"}
+
+
+def _with_precision(settings: dict[str, Json], stored_as: str | None) -> dict[str, Json]:
+    return {**settings, "stored_as": stored_as} if stored_as is not None else settings
 
 
 def _settings_of_masking(masking: Masking) -> dict[str, Json]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from prunecli.errors import ExportError, ProofError, UsageError
@@ -53,6 +54,19 @@ def test_precision_stays(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(content)
     read = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
     assert read.classifier.weight.dtype == torch.bfloat16
+
+
+def test_precision_of_the_checkpoint_stays_where_all_of_it_fits(tmp_path: Path) -> None:
+    smaller, spec = pruned("BertForSequenceClassification")
+    smaller.bfloat16().float()
+    came_in = dict.fromkeys(smaller.state_dict(), torch.bfloat16)
+    for file, content in to_hugging_face(smaller, spec, came_in).items():
+        (tmp_path / file).write_bytes(content)
+    assert '"bfloat16"' in (tmp_path / "config.json").read_text()
+    assert load_file(tmp_path / "model.safetensors")["classifier.weight"].dtype == torch.bfloat16
+    with torch.no_grad():
+        smaller.classifier.weight.fill_(0.1)
+    assert b'"float32"' in to_hugging_face(smaller, spec, came_in)["config.json"]
 
 
 def test_a_cache_is_left_on_where_it_was() -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from tests.hostile.case import Case
 from tests.hostile.corpus_of_data import DATA
 from tests.hostile.forged import (
+    CODES,
     DEEP,
     ESCAPE,
     Runs,
@@ -132,15 +133,22 @@ CHECKPOINTS = (
         AS_CHECKPOINT,
         "holds a Opaque, not a dict of tensors",
     ),
+    Case("codes of codes", lambda: with_pickle(CODES), AS_CHECKPOINT, "encodes bytes as other bytes"),
     Case(
-        "codes of codes",
-        lambda: with_pickle(
-            b"\x80\x02"
-            + b"c_codecs\nencode\n" * 41
-            + b"X\x04\0\0\0abcdX\x06\0\0\0latin1\x86R"
-            + b"X\x03\0\0\0hex\x86R" * 40
-            + b"."
-        ),
+        "codes of codes, under a name that Python does not read",
+        lambda: with_pickle(CODES).replace(b"a/data.pkl", b"a/DATA.PKL", 1),
+        AS_CHECKPOINT,
+        "is damaged .*differ",
+    ),
+    Case(
+        "codes of codes, behind a name that is no text",
+        lambda: with_pickle(CODES).replace(b"a/data.pkl", b"a/data\xff\xff\xff\xff", 1),
+        AS_CHECKPOINT,
+        "is damaged",
+    ),
+    Case(
+        "codes of codes, beside harmless ones",
+        lambda: zipped({"a/DATA.PKL": CODES, "a/data.pkl": b"\x80\x02}.", "a/version": b"3"}),
         AS_CHECKPOINT,
         "encodes bytes as other bytes",
     ),

@@ -20,6 +20,14 @@ from tests.hostile.seeds import weights
 Files = Mapping[str, bytes]
 ESCAPE = "\x1b[2J\x1b[31mowned"
 DEEP = b'{"a":' * 100_000
+CODES = (
+    b"\x80\x02"
+    + b"c_codecs\nencode\n" * 41
+    + b"X\x04\0\0\0abcdX\x06\0\0\0latin1\x86R"
+    + b"X\x03\0\0\0hex\x86R" * 40
+    + b"."
+)
+"""A pickle that makes a terabyte of four letters, twice as much at each turn."""
 
 
 def tensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:

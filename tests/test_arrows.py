@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "prunecli"
 ORDER = (
     ("errors",),
-    ("strict_json", "arguments"),
+    ("strict_json", "arguments", "whole_file"),
     ("named",),
     ("spec", "growth"),
     ("model", "checkpoint", "data", "architectures"),
@@ -33,6 +33,7 @@ WITHOUT_TORCH = (
     "errors.",
     "strict_json.",
     "arguments.",
+    "whole_file.",
     "named.",
     "spec/",
     "plan.",

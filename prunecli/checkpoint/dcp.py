@@ -26,6 +26,7 @@ from prunecli.checkpoint.names import printable
 from prunecli.checkpoint.stand_ins import path
 from prunecli.checkpoint.torch_files import check_torch_version
 from prunecli.errors import CheckpointError
+from prunecli.whole_file import read_whole
 
 _INDEX = ".metadata"
 _INDEX_MODULES = {
@@ -116,7 +117,7 @@ def _member(kind: Any, name: Any) -> Enum:
 
 def _read_index(folder: Path) -> Metadata:
     try:
-        content = (folder / _INDEX).read_bytes()
+        content = read_whole(folder / _INDEX)
         _check_memo(content)
         index = _IndexUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # a hostile or damaged pickle may raise anything

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import platformdirs
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -18,6 +22,7 @@ from prunecli.errors import DataError, SpecError
 from prunecli.spec import ModelSpec
 from prunecli.spec.discovery import parse_arguments
 from prunecli.spec.tables import nearest
+from prunecli.whole_file import read_whole
 
 _RESIZE_OVER_CROP = 256 / 224
 """How much larger than the crop a picture is made, as torchvision's evaluation presets do."""
@@ -30,12 +35,41 @@ def open_imagefolder(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
         raise DataError(f"`imagefolder:{place}`: there is no folder `{folder}`.")
     datasets = importlib.import_module("torchvision.datasets")
     try:
-        dataset = datasets.ImageFolder(str(folder), transform=picture_transform(spec, always=True))
+        dataset = datasets.ImageFolder(
+            str(folder), transform=picture_transform(spec, always=True), loader=read_picture
+        )
     except (FileNotFoundError, OSError) as error:
         raise DataError(
             f"`imagefolder:{place}`: {_first_line(error)}. Expected one subfolder of pictures per class."
         ) from None
     return len(dataset), lambda indices: collate([dataset[index] for index in indices])
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Return a picture in colours, unless it is damaged, or would fill the memory.
+
+    Raises:
+        DataError: naming the file.
+    """
+    try:
+        content = read_whole(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as picture:
+                converted: Image.Image = picture.convert("RGB")
+        return converted
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise DataError(
+            f"`{path}` has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, which no sample has: a "
+            "decompression bomb? Make it smaller, or take it out."
+        ) from None
+    except UnidentifiedImageError:
+        raise DataError(f"`{path}` is no picture, or a damaged one. Take it out.") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"`{path}` cannot be read: {reason}. Take it out.") from None
+    except Exception as error:  # decoders raise anything about damaged files
+        raise DataError(f"`{path}` is a damaged picture: {_first_line(error)}. Take it out.") from None
 
 
 def open_torchvision(place: str, spec: ModelSpec, download: bool) -> tuple[int, Fetch]:

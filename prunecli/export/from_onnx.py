@@ -24,6 +24,7 @@ from prunecli.errors import CheckpointError
 from prunecli.export.onnx_facts import graph_facts, inner_graphs, inputs_of
 from prunecli.export.to_onnx import Inputs
 from prunecli.report import ModelFacts
+from prunecli.whole_file import read_whole
 
 _MOST_BYTES = 2**31
 _MOST_VALUES = 2**28
@@ -68,6 +69,8 @@ class OnnxFile:
 def is_onnx(path: str | Path) -> bool:
     """Whether a file may be ONNX: protocol buffers, of which the first field is a version."""
     try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            return False
         with Path(path).open("rb") as file:
             head = file.read(9)
     except OSError:
@@ -83,10 +86,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise CheckpointError(f"`{path}` is larger than the 2 GiB that one ONNX file can hold.")
-        content = path.read_bytes()
+        content = read_whole(path, _MOST_BYTES)
         proto = onnx.load_from_string(content)
         if not _is_elsewhere(proto):
             onnx.checker.check_model(proto)
@@ -96,7 +96,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = printable(next(iter(str(error).strip().splitlines()), ""), 160).rstrip(".")
         raise CheckpointError(f"`{path}` is no valid ONNX file: {reason}. Export it again.") from None
-    return OnnxFile(path, hashlib.sha256(content).hexdigest(), size, proto)
+    return OnnxFile(path, hashlib.sha256(content).hexdigest(), len(content), proto)
 
 
 def _check_sizes(proto: onnx.ModelProto) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, Literal
 
 import safetensors.torch
 import torch
@@ -18,6 +19,11 @@ from prunecli.export.rebuild import rebuild
 from prunecli.export.record import METADATA_KEY, PrunedRecord
 from prunecli.graph.copying import aliases, named_tensors
 from prunecli.spec import ModelSpec, from_json_dict, read_spec
+
+_NAMES: Final[Mapping[torch.dtype, Literal["float32", "float64"]]] = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
 
 
 def save(model: nn.Module, path: str | Path, record: PrunedRecord, force: bool = False) -> None:
@@ -45,7 +51,7 @@ def to_bytes(model: nn.Module, record: PrunedRecord, narrow: Precisions | None =
         record,
         aliases=aliases(model),
         non_persistent=tuple(sorted(hidden)),
-        widened={name: str(tensors[name].dtype).removeprefix("torch.") for name in narrow},
+        widened={name: _NAMES[tensors[name].dtype] for name in narrow},
     )
     plain = {name: _plain(name, tensor, narrow.get(name)) for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, {METADATA_KEY: record.to_json()})

@@ -17,6 +17,7 @@ from prunecli.report import Report, to_markdown, training_pictures
 from prunecli.report.forms import FORMS
 from prunecli.report.gates import Gate, Verdict, changes_since, check_gates, needs_baseline, parse_gate
 from prunecli.report.sweep import SweepReport
+from prunecli.whole_file import read_whole
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -194,7 +195,7 @@ def _target(path: str) -> Path:
 
 def _text_of(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_whole(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not text"
         raise InputError(f"`{path}` cannot be read: {reason.lower()}.") from None

@@ -20,6 +20,7 @@ from prunecli.pipeline.telling import Cut
 from prunecli.pipeline.weighing import prunes_weights
 from prunecli.plan import Plan, Rank, Scope
 from prunecli.surgery import apply_plan
+from prunecli.whole_file import read_whole
 
 
 def check_choices(choices: Choices) -> None:
@@ -155,6 +156,6 @@ def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) 
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_whole(path, None)
     except OSError as error:
         raise InputError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from None

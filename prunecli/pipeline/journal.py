@@ -19,6 +19,7 @@ from prunecli.errors import OutputError
 from prunecli.export.files import write_file
 from prunecli.pipeline.listener import Listener
 from prunecli.strict_json import Json
+from prunecli.whole_file import read_whole
 
 SECONDS_BETWEEN_WRITES = 20.0
 
@@ -46,7 +47,7 @@ class DiskJournal(AbstractContextManager["DiskJournal"]):
 
     def __enter__(self) -> DiskJournal:
         with suppress(OSError, SafetensorError):  # what cannot be read is found anew
-            self._found = load(self.path.read_bytes())
+            self._found = load(read_whole(self.path, None))
             self._written = len(self._found)
             self._left = frozenset(self._found)
         return self

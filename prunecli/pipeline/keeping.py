@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from prunecli import data
 from prunecli.arguments import arguments_of
 from prunecli.budget import Budget
-from prunecli.errors import DataError, OutputError, UsageError
+from prunecli.checkpoint.names import printable
+from prunecli.checkpoint.safetensors_files import read_safetensors
+from prunecli.errors import CheckpointError, DataError, OutputError, UsageError
 from prunecli.export.files import write_files
 from prunecli.export.masks import to_record
 from prunecli.export.record import PrunedRecord
@@ -38,6 +39,7 @@ from prunecli.spec.rebase import rebase
 from prunecli.strict_json import Json, to_plain
 from prunecli.training import Schedule, Tick, Training, saving
 from prunecli.weights import Masks
+from prunecli.whole_file import read_whole
 
 STATE = "state.safetensors"
 """What a run goes on from, in its folder."""
@@ -48,6 +50,7 @@ PICTURES = ("curves.svg", "density.svg", "colormap.svg")
 SECONDS_BETWEEN_SAVES = 300.0
 """How long a run may lose when it is killed in the middle of an epoch."""
 
+_TAKE_LAST = "Go on with `--resume --take last`, or start over with `--force`."
 _NOT_THE_RUN = ("workers",)
 """Settings that change nothing but speed."""
 
@@ -184,7 +187,7 @@ class Keeper:
             CheckpointError: it is damaged.
         """
         path = self.job.folder / STATE
-        saved = saving.from_bytes(path.read_bytes(), str(path))
+        saved = saving.from_bytes(read_whole(path, None), str(path))
         differing = [
             f"another {name}"
             if name in ("checkpoint", "spec", "choice of masked weights")
@@ -202,10 +205,28 @@ class Keeper:
         self.listener.note(f"going on after epoch {done.epoch}, minibatch {done.batch} of the next")
 
     def fill_with_best(self) -> None:
-        """Bring the model, which no silenced unit is left in, back to the best epoch."""
-        found = load_file(self.job.folder / BEST)
+        """Bring the model, which no silenced unit is left in, back to the best epoch.
+
+        Raises:
+            CheckpointError: the file of that epoch is damaged, or gone.
+        """
+        path = self.job.folder / BEST
+        try:
+            found, _ = read_safetensors(path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CheckpointError(f"`{path}` cannot be read: {reason}. {_TAKE_LAST}") from None
+        own = named_tensors(self.training.judged)
+        for name, tensor in own.items():
+            shape = tuple(found[name].shape) if name in found else None
+            if shape != tensor.shape and (shape is not None or isinstance(tensor, nn.Parameter)):
+                has = f"has shape {list(shape)}" if shape is not None else "is not there"
+                raise CheckpointError(
+                    f"`{path}`: `{printable(name)}` {has}, but the model's has {list(tensor.shape)}: it is "
+                    f"of another run. {_TAKE_LAST}"
+                )
         with torch.no_grad():
-            for name, tensor in named_tensors(self.training.judged).items():
+            for name, tensor in own.items():
                 if name in found:  # buffers that no file keeps stay as they are
                     tensor.copy_(found[name])
 

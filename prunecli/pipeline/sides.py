@@ -22,6 +22,7 @@ from prunecli.report import ModelFacts, Report
 from prunecli.spec import ModelSpec, read_spec
 from prunecli.spec.hugging_face import is_folder
 from prunecli.strict_json import Json
+from prunecli.whole_file import read_whole
 
 _MOST_REPORT = 64 * 2**20
 """Bytes of a report that may stand beside a file."""
@@ -93,9 +94,9 @@ class Side:
         """The report beside the file that tells of just this file; None where there is none."""
         beside = self.path.with_suffix(".json")
         try:
-            if self.path.is_dir() or beside.stat().st_size > _MOST_REPORT:
+            if self.path.is_dir():
                 return None
-            report = Report.from_json(beside.read_text(encoding="utf-8"), beside.name)
+            report = Report.from_json(read_whole(beside, _MOST_REPORT).decode("utf-8"), beside.name)
         except (OSError, UnicodeDecodeError, InputError):  # none, or something else of that name
             return None
         return report if any(file.sha256 == self.digest for file in report.files) else None

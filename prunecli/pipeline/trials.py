@@ -40,6 +40,7 @@ from prunecli.strict_json import Json, from_plain, to_plain
 from prunecli.training import Wishes, build_schedule
 from prunecli.weights import prunable_weights
 from prunecli.weights.masked import kept_counts, with_masks
+from prunecli.whole_file import read_whole
 
 _VERSION = 1
 _SPEED = ("workers", "distill")
@@ -141,7 +142,7 @@ def budget_text(choices: Choices) -> str:
 def find_outcome(trial: Trial, folder: Path) -> Outcome | None:
     """Return what a trial came to earlier; None if it was not run yet, or its file is damaged."""
     try:
-        data = json.loads((folder / f"{trial.key}.json").read_bytes())
+        data = json.loads(read_whole(folder / f"{trial.key}.json"))
         if data.pop("version") != _VERSION:
             return None
         data.pop("trial")
@@ -304,7 +305,7 @@ def _with_scores(opened: Opened, trial: Trial, folder: Path, place: Place, liste
     """Return the choices with a file of the scores, which are the same for every budget."""
     choices, path = trial.choices, folder / f"{trial.scores_key}.scores.safetensors"
     try:
-        Scores.from_bytes(path.read_bytes())
+        Scores.from_bytes(read_whole(path, None))
     except (OSError, CheckpointError):  # not there, or damaged
         name = choices.importance.method[0]
         found = measure_scores(opened, choices.importance, choices.samples, choices.machine, place, listener)

@@ -62,9 +62,9 @@ class SweepRow:
 
     @property
     def compression_error(self) -> float | None:
-        """(r - r_e) / r: positive where too little went."""
+        """(r - r_e) / r: positive where too little went. None where r is none, being below 1."""
         reached = self.figures.reached if self.figures else None
-        return None if reached is None else (self.ratio - reached) / self.ratio
+        return None if reached is None or self.ratio < 1 else (self.ratio - reached) / self.ratio
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from prunecli.errors import SpecError
 from prunecli.spec.model_spec import TRUSTED_PACKAGES, FactoryKind, ModelSpec, Reference
+from prunecli.whole_file import read_whole
 
 Factory = Callable[..., Any]
 
@@ -171,7 +172,7 @@ def _import_file(path: Path, text: str) -> ModuleType:
     """Import a file under a name of its own, so that two `model.py` never meet."""
     try:
         source = path.resolve()
-        code = source.read_bytes()
+        code = read_whole(source)
     except FileNotFoundError:
         raise SpecError(
             f"`{text}`: there is no file `{path}`. Relative paths start from the spec's folder (for a pruned "

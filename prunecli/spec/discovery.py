@@ -29,6 +29,7 @@ from prunecli.spec.model_spec import (
 from prunecli.spec.rebase import way_between
 from prunecli.spec.tables import MINIMAL_SPEC, from_json_dict, nearest, plain_value
 from prunecli.strict_json import parse_json
+from prunecli.whole_file import read_whole
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -219,10 +220,13 @@ def _read_text(text: str) -> ModelSpec:
 
 def _read_toml(path: Path) -> ModelSpec:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_whole(path).decode("utf-8"))
     except FileNotFoundError:
         raise SpecError(f"There is no spec file `{path}`.{nearest_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(f"The spec file `{path}` cannot be read: {reason}.") from error
+    except UnicodeDecodeError as error:
         raise SpecError(f"The spec file `{path}` cannot be read: {error}.") from error
     except (ValueError, RecursionError) as error:  # besides its own errors: numbers too long, tables too deep
         raise SpecError(f"`{path}` is not TOML: {error}.") from error

@@ -19,6 +19,7 @@ from prunecli.errors import SpecError
 from prunecli.spec.model_spec import FactoryKind, InputSpec, ModelSpec, Reference
 from prunecli.spec.tables import nearest, plain_value
 from prunecli.strict_json import Json, JsonError, parse_json
+from prunecli.whole_file import read_whole
 
 CONFIG = "config.json"
 _COUNTS = re.compile(r"^(num|n)_|(^|_)(layers?|depths?|blocks?|labels|classes|experts)$")
@@ -79,7 +80,8 @@ def read_configuration(path: Path) -> dict[str, Any]:
             f"There is no `{path}`. `hf:FOLDER` needs a folder with {CONFIG}, as `save_pretrained` writes it."
         ) from None
     except (OSError, JsonError) as error:
-        raise SpecError(f"`{path}` cannot be read: {error}.") from None
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise SpecError(f"`{path}` cannot be read: {reason}.") from None
     if not isinstance(table, dict):
         raise SpecError(f"`{path}` holds no table, as a configuration of transformers is one.")
     if "quantization_config" in table:
@@ -89,11 +91,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> Json:
     """Return the JSON of a file, unless it is larger than any configuration."""
-    with path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise JsonError(f"it is larger than {_MOST_BYTES:,} bytes")
-    return parse_json(content, finite=False)
+    return parse_json(read_whole(path, _MOST_BYTES), finite=False)
 
 
 def without_code(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import gzip
 
 from tests.hostile.case import Case
-from tests.hostile.forged import array, bomb, idx, npz
+from tests.hostile.forged import array, bomb, idx, npz, pictures, png
 
 _PRUNE = ("prune", "net.pt", "--spec", "net.toml", "--out", "new")
 AS_DATA = ((*_PRUNE, "--keep", "0.5", "--method", "taylor-fo", "--data"),)
 AS_NPZ = (AS_DATA[0] + ("npz:FILE",),)
 AS_IDX = (AS_DATA[0] + ("idx:FILE,labels",),)
+AS_PICTURE = (
+    (
+        *("prune", "--at-init", "--spec", "FILE/net.toml", "--granularity", "weight", "--method", "snip"),
+        *("--keep", "0.9", "--data", "imagefolder:FILE/pictures", "--out", "new"),
+    ),
+)
 AS_PICTURES = (AS_DATA[0] + ("imagefolder:FILE",),)
 
 
@@ -39,5 +45,10 @@ DATA = (
         AS_IDX,
         "cannot be read",
     ),
+    Case("a text as a picture", lambda: pictures(b"GIF?"), AS_PICTURE, "a.png` is no picture"),
+    Case("a cut picture", lambda: pictures(png(8, 8)[:40]), AS_PICTURE, "a.png` is no picture"),
+    Case("a broken picture", lambda: pictures(png(8, 8)), AS_PICTURE, "a.png` cannot be read"),
+    Case("a picture bomb", lambda: pictures(png(12_000, 12_000)), AS_PICTURE, "89,478,485 pixels"),
+    Case("a larger bomb", lambda: pictures(png(10**9, 10**9)), AS_PICTURE, "89,478,485 pixels"),
     Case("no pictures", lambda: {"a/b.txt": b"x"}, AS_PICTURES, "imagefolder|shape"),
 )

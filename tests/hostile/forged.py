@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save
 
-from tests.hostile.seeds import weights
+from tests.hostile.seeds import PICTURES, weights
 
 Files = Mapping[str, bytes]
 ESCAPE = "\x1b[2J\x1b[31mowned"
@@ -147,6 +148,22 @@ def array(header: str, data: bytes = b"") -> bytes:
 def npz(images: bytes) -> bytes:
     """Return an archive with such pictures."""
     return zipped({"images.npy": images})
+
+
+def png(width: int, height: int) -> bytes:
+    """Return a picture that says that it is of this size."""
+    parts = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT1234", b"IEND")
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def pictures(content: bytes) -> Files:
+    """Return a folder with one picture, and a spec of a network for it."""
+    return {
+        "net.py": PICTURES.encode(),
+        "net.toml": b'[model]\nfactory = "net.py:net"\n[input]\nshape = [3, 8, 8]\n',
+        "pictures/x/a.png": content,
+    }
 
 
 def idx(*shape: int, data: bytes = b"", kind: int = 8) -> bytes:

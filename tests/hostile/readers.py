@@ -20,7 +20,7 @@ from prunecli.plan import Plan
 from prunecli.report import Report, to_csv, to_markdown
 from prunecli.report.page import report_page
 from prunecli.report.sweep import SweepReport
-from prunecli.spec import read_spec
+from prunecli.spec import InputSpec, ModelSpec, read_spec
 from prunecli.spec.hugging_face import is_folder, read_configuration
 from prunecli.training import saving
 
@@ -70,6 +70,11 @@ def _samples(source: str) -> Callable[[Path], object]:
     return read_samples
 
 
+def _pictures(path: Path) -> object:
+    spec = ModelSpec("net.py:net", {}, (InputSpec((3, 8, 8)),), base=path.parents[2])
+    return open_data("imagefolder:pictures", spec).batch(range(2))
+
+
 def _journal(path: Path) -> object:
     journal = DiskJournal({}, Silent(), path.parent)
     journal.path = path
@@ -105,6 +110,8 @@ READERS: Mapping[str, Reader] = {
     ),
     "journal": Reader("scores.safetensors", "a", _journal),
     "npz": Reader("data.npz", "a.npz", _samples("npz:{}#train")),
+    "PNG": Reader("pictures/x/0.png", "pictures/x/0.png", _pictures),
+    "JPEG": Reader("pictures/x/1.jpg", "pictures/x/1.jpg", _pictures),
     "idx": Reader("images", "a", _samples("idx:{}")),
     "idx, gzipped": Reader("images.gz", "a.gz", _samples("idx:{}")),
 }

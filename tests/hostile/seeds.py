@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -36,6 +37,14 @@ test = "npz:data.npz#train"
 [task]
 loss = "cross-entropy"
 metric = "top1"
+"""
+
+PICTURES = """
+from torch import nn
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
 """
 
 CONFIGURATION = {
@@ -88,6 +97,10 @@ def grow(folder: Path) -> dict[str, bytes]:
         b"\0\0\x08\x02" + (8).to_bytes(4, "big") + (4).to_bytes(4, "big") + images
     )
     (folder / "images.gz").write_bytes(gzip.compress((folder / "images").read_bytes(), mtime=0))
+    (folder / "pictures" / "x").mkdir(parents=True)
+    picture = Image.fromarray(np.arange(12 * 12 * 3, dtype=np.uint8).reshape(12, 12, 3))
+    picture.save(folder / "pictures" / "x" / "0.png")
+    picture.save(folder / "pictures" / "x" / "1.jpg")
     (folder / "config.json").write_text(json.dumps(CONFIGURATION))
     _save_dcp(folder / "dcp")
     common = ["--spec", str(folder / "net.toml"), "-q"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from prunecli.cli.main import run
 from prunecli.cli.streams import say, say_error, write_result
 from prunecli.report import Report, to_markdown
 from prunecli.report.page import report_page
+from prunecli.report.sweep import SweepReport
 
 
 def test_markup_in_a_report_stays_text(seeds: Path) -> None:
@@ -18,6 +20,14 @@ def test_markup_in_a_report_stays_text(seeds: Path) -> None:
     assert "<script>alert" in report.title + report.files[0].name
     assert "<script>alert" not in report_page(report)
     assert "<script>alert" not in to_markdown(report)
+
+
+def test_a_sweep_that_asked_for_nothing_is_shown(seeds: Path) -> None:
+    text = re.sub(r'"ratio": [\d.]+', '"ratio": 0', (seeds / "swept" / "net.sweep.json").read_text())
+    assert '"ratio": 0' in text
+    report = SweepReport.from_json(text)
+    assert report.rows[0].compression_error is None
+    assert report.trade_off
 
 
 def test_halves_of_characters_are_written_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:

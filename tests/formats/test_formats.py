@@ -77,7 +77,7 @@ def test_reports_are_read_and_shown(here: Path, capsys: pytest.CaptureFixture[st
     report = Report.from_json((here / "report.json").read_text())
     params = report.totals.params
     assert (report.title, params.before, params.after) == ("net.safetensors", 243, 123)
-    assert [check.kind for check in report.parity] == ["structure", "numbers"]
+    assert [check.name for check in report.parity] == ["structure", "numbers"]
     sweep = SweepReport.from_json((here / "sweep.json").read_text())
     assert [(row.method, row.seed, row.error) for row in sweep.rows] == [
         ("random", 0, None),

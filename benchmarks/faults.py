@@ -37,6 +37,7 @@ from safetensors.torch import load_file
 
 from prunecli.cli.main import main as run_and_exit
 from prunecli.cli.main import run
+from prunecli.export.unfinished import finish_renames
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 QUICK = ("--threads", "1", "--device", "cpu", "-q")
@@ -45,6 +46,21 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "finetune": (
         "finetune", "model.pt", "--epochs", "1", "--batch-size", "256", "--weight-decay", "{half}",
         "--no-onnx", "--out", "{out}", *QUICK,
+    ),
+    "train": (
+        "train", "--spec", "model.toml", "--epochs", "1", "--batch-size", "256", "--weight-decay", "{half}",
+        "--no-onnx", "--out", "{out}", *QUICK,
+    ),
+    "prune-steps": (
+        "prune", "model.pt", "--keep", "{half}", "--steps", "2", "--batch-size", "256", "--lr", "0.1",
+        "--prune-every", "1", "--epochs", "1", "--no-onnx", "--out", "{out}", *QUICK,
+    ),
+    "score": (
+        "score", "model.pt", "--method", "magnitude", "--method", "random", "--seed", "{seed}",
+        "--out", "{out}/scores.safetensors", *QUICK,
+    ),
+    "sweep": (
+        "sweep", "model.pt", "--method", "random", "--keep", "{half}", "--out", "{out}", *QUICK,
     ),
     "export": (
         "export", "{small}", "--onnx", "{out}/net.onnx", "--safetensors", "{out}/net.safetensors",
@@ -69,7 +85,9 @@ class Tally:
     files: Counter[str] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
     mixed: int = 0
-    """Trials after which some files are new and others are those of the earlier run."""
+    """Trials after which some files are new, and others absent or those of the earlier run."""
+    mixed_for_good: int = 0
+    """Those of which that is still so once somebody has read a file there."""
     parts: int = 0
     """Temporary files that were left."""
     corrupt: list[str] = field(default_factory=list)
@@ -113,7 +131,7 @@ class Attempt:
 
     def __init__(self, name: str, out: Path, half: str, force: bool = False) -> None:
         small = out.parent / f"small{half}" / "model.pruned.safetensors"
-        values = {"out": str(out), "half": half, "small": str(small)}
+        values = {"out": str(out), "half": half, "small": str(small), "seed": half[-1]}
         self.words = [word.format(**values) for word in COMMANDS[name]] + ["--force"] * force
         self.out = out
         self.count = mmap.mmap(-1, 8)
@@ -202,18 +220,25 @@ def _where(done: int, total: int) -> str:
 
 
 def _judge(tally: Tally, out: Path, before: Path | None, after: Path) -> None:
-    """Compare every file with what it may be."""
-    seen = set()
+    """Compare every file with what it may be, and again after what was begun is finished."""
+    tally.mixed += _is_mixed(out, before, after)
+    if out.is_dir():
+        finish_renames(out)
+    tally.mixed_for_good += _is_mixed(out, before, after)
     for path in sorted(each for each in after.rglob("*") if each.is_file()):
         name = path.relative_to(after)
         became = _became(out / name, before / name if before else None, path)
         tally.files[became] += 1
-        if name.parent == Path():  # the result; beside it may be the folder of a run
-            seen.add(became)
         if became in ("lost", "corrupt"):
             tally.corrupt.append(f"{became}: {name}")
-    tally.mixed += {"new", "old"} <= seen
     tally.parts += sum(1 for _ in out.rglob("*.part"))
+
+
+def _is_mixed(out: Path, before: Path | None, after: Path) -> bool:
+    """Say whether the result, beside which may be the folder of a run, is of two runs."""
+    names = [path.name for path in after.iterdir() if path.is_file()]
+    became = {_became(out / name, before / name if before else None, after / name) for name in names}
+    return "new" in became and len(became) > 1
 
 
 def _became(found: Path, earlier: Path | None, expected: Path) -> str:
@@ -255,7 +280,8 @@ def _row(label: str, tally: Tally) -> str:
     )
     codes = " ".join(f"{code}:{count}" for code, count in sorted(tally.codes.items()))
     return (
-        f"{label:<24} trials {tally.codes.total():>4}  came {where}  | files {files}  | mixed {tally.mixed}  "
+        f"{label:<24} trials {tally.codes.total():>4}  came {where}  | files {files}  | mixed {tally.mixed}, "
+        f"{tally.mixed_for_good} for good  "
         f"left .part {tally.parts}  | exit codes {codes}"
     )
 

@@ -236,9 +236,10 @@ def test_content_is_on_the_disk_before_it_has_its_name(
 
         monkeypatch.setattr(Path, kind, renaming)
     write_files(contents, force)
-    expected = ["flush a.bin", "flush b.bin", "name a.bin", "name b.bin", "flush new"]
-    assert steps[:5] == expected
-    assert steps[5:] == [f"flush {tmp_path.name}"]  # or the new folder would not last
+    note = "flush a.bin"  # of what is about to be named, under the name of the first
+    expected = ["flush a.bin", "flush b.bin", note, "name a.bin", "name b.bin", "flush new"]
+    assert steps[:6] == expected
+    assert steps[6:] == [f"flush {tmp_path.name}"]  # or the new folder would not last
 
 
 def test_a_disk_that_fails_at_the_last_moment_brings_the_old_files_back(

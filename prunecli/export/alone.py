@@ -81,6 +81,16 @@ def remove_leftovers(target: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def is_in_use(path: Path) -> bool:
+    """Say whether a living process has claimed a file; it has where nobody can tell."""
+    if fcntl is None or path.is_symlink():
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    return True
+
+
 def _lock_folder(folder: Path, latest: float, stack: ExitStack) -> bool:
     if fcntl is None:
         return False
@@ -104,9 +114,5 @@ def _lock_folder(folder: Path, latest: float, stack: ExitStack) -> bool:
 
 def _is_abandoned(path: Path) -> bool:
     """Say whether nobody writes the part any more: it is not new, and no process has it locked."""
-    if fcntl is None or path.is_symlink() or time.time() - path.stat().st_mtime < SECONDS_OF_DOUBT:
-        return False
-    with suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    is_new = time.time() - path.lstat().st_mtime < SECONDS_OF_DOUBT
+    return not is_new and not is_in_use(path)

@@ -4,7 +4,8 @@ Everything is written under temporary names in the folders of the targets first;
 safely on disk do the names change. A failure on the way, Ctrl-C included, puts back what was there. While
 names change, signals wait, and other processes that write into the same folders do too, so that the files
 of two runs never mix. A process that is killed leaves hidden files ending in `.part`, which the next one
-that writes the same files removes.
+that writes the same files removes; killed between two names, also a note from which the next one that
+reads or writes there gives the rest their names.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from prunecli.errors import OutputError
 from prunecli.export.alone import alone_in, claim, name_of_part, remove_leftovers, undisturbed
+from prunecli.export.unfinished import announce, finish_renames_in
 
 
 def check_free(paths: Iterable[Path], force: bool = False) -> None:
@@ -130,11 +132,19 @@ def _write(part: Path, content: bytes, stack: ExitStack) -> None:
 
 def _rename_in_turn(parts: Mapping[Path, Path], force: bool) -> None:
     """Give the parts their names while no other process does so in these folders."""
-    with alone_in(target.parent for target in parts) as is_alone:
-        if is_alone:
-            for target in parts:
-                remove_leftovers(target)
-        _rename_all(parts, force)
+    with alone_in(target.parent for target in parts) as is_alone, ExitStack() as stack:
+        notes: list[Path] = []
+        try:
+            if is_alone:
+                for folder in {target.parent for target in parts}:
+                    finish_renames_in(folder)
+                for target in parts:
+                    remove_leftovers(target)
+                notes += announce(parts, secrets.token_hex(4), stack)
+            _rename_all(parts, force)
+        finally:
+            for note in notes:
+                note.unlink(missing_ok=True)
 
 
 def _rename_all(parts: Mapping[Path, Path], force: bool) -> None:

@@ -17,6 +17,7 @@ from prunecli.export.files import write_file
 from prunecli.export.precision import Precisions
 from prunecli.export.rebuild import rebuild
 from prunecli.export.record import METADATA_KEY, PrunedRecord
+from prunecli.export.unfinished import finish_renames
 from prunecli.graph.copying import aliases, named_tensors
 from prunecli.spec import ModelSpec, from_json_dict, read_spec
 
@@ -71,6 +72,7 @@ def load(path: str | Path, spec: ModelSpec | str | Path | None = None, trust_spe
         SpecError: when there is no spec, or the one inside may not be run.
     """
     path = Path(path)
+    finish_renames(path.parent)
     record, tensors = _read(path)
     return rebuild_pruned(path, record, tensors, _choose_spec(path, record, spec, trust_spec))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prunecli.errors import InputError, OutputError, UsageError
 from prunecli.export.files import check_free, write_files
+from prunecli.export.unfinished import finish_renames
 from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.report_settings import Gating, Latency, ReportFiles
@@ -194,6 +195,7 @@ def _target(path: str) -> Path:
 
 
 def _text_of(path: str) -> str:
+    finish_renames(Path(path).parent)
     try:
         return read_whole(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

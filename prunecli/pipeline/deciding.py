@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prunecli.budget import check_reach, make_plan
 from prunecli.errors import InputError, NotPrunableError, UsageError
+from prunecli.export.unfinished import finish_renames
 from prunecli.graph.cutting import slice_masks
 from prunecli.importance import Gate, Granularity, Scores
 from prunecli.pipeline.limits import constraints_of, limit_of
@@ -155,6 +156,7 @@ def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) 
 
 
 def _read(path: str) -> bytes:
+    finish_renames(Path(path).parent)
     try:
         return read_whole(path, None)
     except OSError as error:

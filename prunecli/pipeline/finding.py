@@ -9,6 +9,7 @@ from prunecli.architectures import Match, Recognised, recognise
 from prunecli.checkpoint.names import listed, printable
 from prunecli.checkpoint.read import Checkpoint, read_checkpoint
 from prunecli.errors import MissingSpecError, SpecError
+from prunecli.export.unfinished import finish_renames
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.settings import Samples, Source
 from prunecli.spec import ModelSpec, find_spec
@@ -24,6 +25,7 @@ def read(path: str, source: Source) -> Checkpoint:
     Raises:
         CheckpointError: it is damaged, unsafe, or holds no parameters that can be pruned.
     """
+    finish_renames(Path(path).parent)
     return read_checkpoint(Path(path), key=source.key, allow_pickle=source.allow_pickle)
 
 

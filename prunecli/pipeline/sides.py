@@ -13,6 +13,7 @@ from prunecli.costs import describe
 from prunecli.errors import CheckpointError, ExportError, InputError, ProofError, UsageError
 from prunecli.export.from_onnx import OnnxFile, OnnxModule, describe_onnx, is_onnx, read_onnx
 from prunecli.export.to_onnx import Inputs, to_onnx
+from prunecli.export.unfinished import finish_renames
 from prunecli.model import example_inputs
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened, open_model, parents_of
@@ -112,6 +113,8 @@ def open_all(paths: Sequence[str], source: Source, samples: Samples, listener: L
     """
     if len(paths) < 2:
         raise UsageError("Name two files or more: the dense checkpoint first, the smallest last.")
+    for path in paths:
+        finish_renames(Path(path).parent)
     opened: dict[int, Opened] = {}
     spec: ModelSpec | None = None
     for i, path in enumerate(paths):

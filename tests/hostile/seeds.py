@@ -47,6 +47,12 @@ def net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
 """
 
+SECRETS = {
+    **dict.fromkeys(("LOGNAME", "USER", "LNAME", "USERNAME"), "somebody-with-a-long-name"),
+    "API_TOKEN": "hunter2-of-the-environment",
+}
+"""Variables of the environment while the seeds grow, of which no file may tell."""
+
 CONFIGURATION = {
     "architectures": ["BertForSequenceClassification"],
     "model_type": "bert",

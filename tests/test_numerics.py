@@ -277,6 +277,11 @@ WEIGHTS = {
     ),
     "float8": ("3.weight", lambda weight: weight.to(torch.float8_e4m3fn), "`3.weight` is quantised, which"),
     "nan": ("3.weight", with_nan, "`3.weight` holds a value that is not finite"),
+    "range": (
+        "3.weight",
+        lambda weight: weight.double() * 1e300,
+        "and the model is float32, which ends at 3.4e+38. Let the spec build it in float64.",
+    ),
     "inf": ("1.running_var", lambda tensor: tensor / 0, "`1.running_var` holds 8 values that are not finite"),
 }
 

@@ -179,6 +179,7 @@ def _check_values(checkpoint: Checkpoint, own: Mapping[str, Tensor], tensors: Ma
                 f"{_dtype(target)}. Quantised checkpoints cannot be pruned."
             )
         check_finite(checkpoint.path, name, tensor, isinstance(target, nn.Parameter))
+        _check_range(checkpoint.path, name, tensor, target)
         first = seen.setdefault(id(target), name)
         if first != name and not torch.equal(tensors[first], tensor):
             raise CheckpointError(
@@ -200,6 +201,18 @@ def check_finite(path: Path, name: str, tensor: Tensor, is_parameter: bool) -> N
         raise CheckpointError(
             f"`{path}`: `{printable(name)}` holds {values} not finite (NaN or infinity). "
             "Pick a checkpoint from before training diverged."
+        )
+
+
+def _check_range(path: Path, name: str, tensor: Tensor, target: Tensor) -> None:
+    """Refuse numbers that are finite in the checkpoint, and infinite in the precision of the model."""
+    if not (target.is_floating_point() and tensor.element_size() > target.element_size() and tensor.numel()):
+        return
+    largest, most = float(tensor.abs().max()), torch.finfo(target.dtype).max
+    if most < largest < float("inf"):
+        raise CheckpointError(
+            f"`{path}`: `{printable(name)}` holds numbers up to {largest:.3g}, and the model is "
+            f"{_dtype(target)}, which ends at {most:.3g}. Let the spec build it in {_dtype(tensor)}."
         )
 
 

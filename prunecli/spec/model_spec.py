@@ -233,8 +233,20 @@ class ModelSpec:
         return self.trusted or text in self.granted
 
     def resolve(self, path: str) -> Path:
-        """Return where a path in this spec points to."""
-        return self.base / Path(path).expanduser()
+        """Return where a path in this spec points to, whether or not there is anything.
+
+        Raises:
+            SpecError: no file could have such a name, or nobody may look there.
+        """
+        try:
+            place = self.base / Path(path).expanduser()
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, the home of nobody
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            raise SpecError(f"`{path[:200]}` in the spec is no path to read: {reason}.") from None
+        return place
 
 
 def change_paths(text: str, change: Callable[[str], str]) -> str:

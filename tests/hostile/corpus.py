@@ -296,6 +296,16 @@ TEXTS = (
         "nested deeper than 64 levels",
         suffix=".toml",
     ),
+    *(
+        Case(
+            f"a path that cannot be: {text[:12]!r}",
+            lambda text=text: toml("").replace(b"net.py:net", text.encode()),  # type: ignore[misc]
+            AS_SPEC,
+            "in the spec is no path to read",
+            suffix=".toml",
+        )
+        for text in ("a\\u0000.py:net", "hf:a\\u0000b", f"hf:{'x' * 5000}", "hf:~nobody-of-that-name/a")
+    ),
     Case("a deep plan", lambda: DEEP, AS_PLAN, "is no JSON"),
     Case("a unit twice", lambda: plan(groups={"0": {"width": 6, "keep": [1, 1]}}), AS_PLAN, "each once"),
     Case("a unit too far", lambda: plan(groups={"0": {"width": 6, "keep": [6]}}), AS_PLAN, "expected 0 to 5"),

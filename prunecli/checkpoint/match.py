@@ -206,9 +206,11 @@ def check_finite(path: Path, name: str, tensor: Tensor, is_parameter: bool) -> N
 
 def _check_range(path: Path, name: str, tensor: Tensor, target: Tensor) -> None:
     """Refuse numbers that are finite in the checkpoint, and infinite in the precision of the model."""
-    if not (target.is_floating_point() and tensor.element_size() > target.element_size() and tensor.numel()):
+    is_wider = tensor.dtype.itemsize > target.dtype.itemsize
+    if not (is_wider and tensor.is_floating_point() and target.is_floating_point() and tensor.numel()):
         return
-    largest, most = float(tensor.abs().max()), torch.finfo(target.dtype).max
+    low, high = tensor.aminmax()
+    largest, most = max(-float(low), float(high)), torch.finfo(target.dtype).max
     if most < largest < float("inf"):
         raise CheckpointError(
             f"`{path}`: `{printable(name)}` holds numbers up to {largest:.3g}, and the model is "

@@ -140,9 +140,10 @@ class OnnxModule(nn.Module):
             threads: How many onnxruntime may use; as many as it likes if None.
 
         Raises:
-            CheckpointError: Onnxruntime cannot run it.
+            CheckpointError: Onnxruntime cannot run it, or would read other files that it names.
         """
         super().__init__()
+        _refuse_other_files(content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         if threads is not None:
@@ -203,4 +204,27 @@ def _filled(tensor: Tensor, count: int) -> Tensor:
 
 
 def _is_elsewhere(proto: onnx.ModelProto) -> bool:
-    return any(item.data_location == onnx.TensorProto.EXTERNAL for item in proto.graph.initializer)
+    """Return whether tensors are kept in other files, wherever the graph holds them."""
+    graphs = [proto.graph, *inner_graphs(proto.graph)]
+    nodes = [node for holder in (*graphs, *proto.functions) for node in holder.node]
+    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        tensors += [attribute.t, *attribute.tensors]
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors)
+
+
+def _refuse_other_files(content: bytes) -> None:
+    """Refuse what onnxruntime, in older versions, reads wherever the file says.
+
+    Raises:
+        CheckpointError: tensors are kept in other files.
+    """
+    try:
+        proto = onnx.load_from_string(content)
+    except DecodeError:
+        return  # onnxruntime says what is wrong
+    if _is_elsewhere(proto):
+        raise CheckpointError(
+            "the ONNX file keeps tensors in other files, which are not read to run it. "
+            "Save it as one file: `onnx.save(onnx.load(path), path)`."
+        )

@@ -16,7 +16,7 @@ def draws_for(group: Group, seed: int) -> Float64[Tensor, " width"]:
     return drawn(group.name, (group.width,), seed)
 
 
-def drawn(name: str, shape: tuple[int, ...], seed: int) -> Float64[Tensor, "..."]:
+def drawn(name: str, shape: tuple[int, ...], seed: int) -> Float64[Tensor, "*shape"]:
     """Draw from U(0, 1), by a generator of the name's own."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))

@@ -139,8 +139,18 @@ def test_data_outside_the_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(proto.SerializeToString())
     assert describe_onnx(read_onnx(path)).params == 12
-    with pytest.raises(CheckpointError, match="onnxruntime cannot run the ONNX file"):
+    with pytest.raises(CheckpointError, match="keeps tensors in other files, which are not read to run it"):
         OnnxModule(path.read_bytes())
+
+
+def test_data_of_a_constant_outside_the_file_is_not_read() -> None:
+    outside = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="../../secret")
+    constant = helper.make_node("Constant", [], ["c"])
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=outside)
+    proto = single(constant)
+    with pytest.raises(CheckpointError, match="keeps tensors in other files"):
+        OnnxModule(proto.SerializeToString())
 
 
 def conv_file(

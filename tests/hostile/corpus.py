@@ -380,7 +380,7 @@ ONNX = (
             constants=(TensorProto(name="w", data_type=1, dims=[10**12], raw_data=b"1234"),),
         ),
         AS_ONNX,
-        "no valid ONNX file",
+        "no valid ONNX file|onnxruntime cannot run the ONNX file",
         suffix=".onnx",
     ),
 )

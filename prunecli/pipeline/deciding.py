@@ -86,6 +86,7 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
         PeerError: another of the processes that share the work failed.
     """
     decision, budget = choices.decision, choices.budget
+    listener.progress("finding groups", 0, None)
     if decision.apply is not None:
         plan = Plan.from_json(_read(decision.apply).decode("utf-8", "replace"), Path(decision.apply).name)
         plan.check(opened.structure)
@@ -96,6 +97,7 @@ def decide(opened: Opened, choices: Choices, place: Place, listener: Listener) -
     reachable = check_reach(opened.structure, limit, constraints)
     listener.detail(f"the budget {limit.text} can be met: {reachable.describe()}")
     scores = _scores(opened, choices, place, listener)
+    listener.progress("planning", 0, None)
     plan = make_plan(
         opened.structure,
         scores,
@@ -151,6 +153,7 @@ def _scores(opened: Opened, choices: Choices, place: Place, listener: Listener) 
                 "before-bn`), and say nothing of a cut, which takes the normalisation along. Score again."
             )
         return scores
+    listener.progress("scoring", 0, None)
     measured = measure_scores(opened, choices.importance, choices.samples, choices.machine, place, listener)
     return measured[choices.importance.method[0]]
 

@@ -47,6 +47,7 @@ def finish(
         warnings = recovery_notices(recovery, cut.smaller, accuracy[1], measure) if recovery else ()
         for notice in warnings:
             listener.warn(notice.text)
+        listener.progress("packing", 0, None)
         narrow = narrowed(cut.smaller, cut.opened.came_in) if cut.training is None else {}
         record = make_record(cut, paths.model.parent, checks, recovery)
         contents[paths.model] = to_bytes(cut.smaller, record, narrow)
@@ -58,6 +59,7 @@ def finish(
             *(checks, notes, accuracy, recovery, warnings, check, _check_pattern(cut)),
             stored_as=describe_precisions(cut.smaller, narrow),
         )
+    listener.progress("reporting", 0, None)
     if paths.plan is not None and cut.plan is not None:
         contents[paths.plan] = cut.plan.to_json().encode()
     report = make_report(cut, checked, contents, place.device.type)

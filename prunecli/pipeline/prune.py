@@ -81,6 +81,7 @@ def prune(
     check_free(paths.wanted, choices.files.force)
     if choices.steps.are_wanted:
         check_run(paths.run, choices.run, choices.files.force)
+    listener.progress("reading", 0, None)
     opened = open_asked(checkpoint, choices, listener)
     check_sample(opened, choices)
     with running_on(choices.machine, listener, processes) as place:
@@ -93,6 +94,7 @@ def prune(
         cut, contents, report = finish(
             cut, paths, choices, place.in_full if cut.training else place, listener
         )
+    listener.progress("writing", 0, None)
     write_files(contents, choices.files.force)
     return Pruned(cut.smaller, cut.plan, report, tuple(contents))
 

@@ -19,6 +19,7 @@ from prunecli.pipeline.comparing import compare_checkpoints
 from prunecli.pipeline.compress_report import read_report
 from prunecli.pipeline.export import Targets, export
 from prunecli.pipeline.inspect import inspect
+from prunecli.pipeline.listener import Silent
 from prunecli.pipeline.prune import prune
 from prunecli.pipeline.running import explained
 from prunecli.pipeline.score import score
@@ -254,3 +255,22 @@ def test_a_failing_forward_names_the_module() -> None:
 def test_out_of_memory_advises_a_smaller_batch() -> None:
     with pytest.raises(DataError, match="smaller `--batch-size`"), explained(nn.Identity(), "Measuring"):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Stages(Silent):
+    """Remembers the stages that it hears of, once each."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        self.heard += [stage] if stage not in self.heard else []
+
+
+def test_every_stage_is_told_in_order(tmp_path: Path) -> None:
+    stages = Stages()
+    prune(str(MLP), choices(tmp_path, files=Files(out=str(tmp_path))), stages)
+    assert stages.heard == [
+        "reading", "finding groups", "scoring", "planning", "cutting", "proving", "accuracy before",
+        "accuracy after", "packing", "exporting to ONNX", "reporting", "writing",
+    ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -16,13 +16,24 @@ from prunecli.graph.twins import install
 AttributeValues: TypeAlias = dict[str, dict[str, "int | tuple[int, ...] | list[int]"]]
 
 
-def cut(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
+def cut(
+    model: nn.Module,
+    structure: Structure,
+    kept: Kept,
+    weights: Callable[[str, Tensor], Tensor] | None = None,
+    constant: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
     """Return a copy of `model` without the units that are not kept; `model` is untouched.
 
     Each tensor is sliced once per axis and owns its memory. The copy has the mode, the devices and
-    the `requires_grad` of the model.
+    the `requires_grad` of the model. With `weights` (and `constant`, see `copy_module`), it is the cut of a
+    model that has other tensors, of which one at a time is made.
     """
-    smaller = copy_module(model, lambda name, tensor: slice_tensor(tensor, name, structure, kept))
+
+    def part(name: str, tensor: Tensor) -> Tensor:
+        return slice_tensor(weights(name, tensor) if weights else tensor, name, structure, kept)
+
+    smaller = copy_module(model, part, constant)
     install(smaller, {n: t for n, t in structure.rewritten.items() if not _is_twin(smaller, n, t)})
     for module, values in attribute_values(structure, kept, smaller).items():
         for attribute, value in values.items():

@@ -133,6 +133,8 @@ class _MaskedRun(Tracer):
     ) -> None:
         super().__init__(masks, tensors, labels, parameters)
         self.masks = masks
+        self.masked = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+        """Where the parameters are, which have their zeros."""
 
     def execute(self, call: Call) -> Any:
         if call.name in CONTRACTIONS:
@@ -179,6 +181,8 @@ class _MaskedRun(Tracer):
         """Mask a weight that was computed from weights: statistics may have filled what was zero."""
         tag = self.tag_of(tensor)
         if self.name_of(tensor) is not None or not tag.flow.parameters:
+            return tensor
+        if tensor.untyped_storage().data_ptr() in self.masked:  # a parameter seen in another way: transposed
             return tensor
         masked = tensor.clone()
         self.masks.zero(masked, tag.labels)

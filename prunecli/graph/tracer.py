@@ -64,6 +64,7 @@ class Tracer(TorchDispatchMode):
         self._tags = WeakTensorKeyDictionary()
         self._names = WeakTensorKeyDictionary()
         self._roots = WeakTensorKeyDictionary()
+        """Views -> what they show a part of; that itself -> None, which keeps no activation alive."""
         self._opaque = 0
         weights = set(parameters)
         for name, tensor in tensors.items():
@@ -194,8 +195,8 @@ class Tracer(TorchDispatchMode):
         self._tags[tensor] = Tag(labels, tag.flow, tag.picked_from)
         if call.makes_view:
             for operand in call.operands:
-                root = self._roots.setdefault(operand, operand)
-                self._roots[tensor] = root
+                root = self._roots.setdefault(operand, None)
+                self._roots[tensor] = operand if root is None else root
         self._note_sizes(labels, given=call.name in SIZE_TAKING)
 
     def is_aliased(self, tensor: Tensor) -> bool:
@@ -205,7 +206,7 @@ class Tracer(TorchDispatchMode):
     def note_write(self, part: Tensor, flow: Flow) -> None:
         """Note that a part of a tensor was written: what was the same everywhere no longer is."""
         root = self._roots.get(part)
-        if root is None or root is part:
+        if root is None:
             return
         tag = self.tag_of(root)
         labels = tag.labels

@@ -41,6 +41,11 @@ def test_completion_loads_nothing_heavy() -> None:
     assert not loaded_by(f"import os\nos.environ.update({environment!r})\n{run()}")
 
 
+def test_pruning_does_without_statistics() -> None:
+    code = "import prunecli.pipeline.prune, prunecli.cli.tables\nassert 'scipy.stats' not in sys.modules"
+    assert "torch" in loaded_by(code)
+
+
 def test_the_front_door_loads_nothing_heavy() -> None:
     assert not loaded_by("import prunecli\ndir(prunecli)")
 

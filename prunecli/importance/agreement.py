@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from prunecli.errors import InputError
 from prunecli.importance.registry import Granularity, find_method
@@ -81,6 +80,8 @@ def _values(scores: Scores, group: str) -> _Values:
 
 
 def _coefficients(left: _Values, right: _Values) -> Coefficients:
+    from scipy.stats import kendalltau, pearsonr, spearmanr  # slow to import, and only needed here
+
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return Coefficients(None, None, None)
     return Coefficients(

@@ -61,12 +61,10 @@ def score_facts(
     >>> facts.groups[0].ranks.median, facts.groups[0].kept_ranks.low
     (2.0, 2.0)
     """
-    from scipy.stats import rankdata
-
     if not scores:
         return ScoreFacts(method, 0, ())
     ranks = np.split(
-        rankdata(np.concatenate(list(scores.values()))),
+        _ranks(np.concatenate(list(scores.values()))),
         np.cumsum([len(values) for values in scores.values()])[:-1],
     )
     groups = []
@@ -84,6 +82,16 @@ def score_facts(
             )
         )
     return ScoreFacts(method, sum(group.units for group in groups), tuple(groups))
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Count from 1 in rising order; equal values share the mean of their ranks. SciPy's imports slowly.
+
+    >>> _ranks(np.array([3.0, 1.0, 3.0, 5.0]))
+    array([2.5, 1. , 2.5, 4. ])
+    """
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def _box(values: npt.NDArray[np.float64]) -> Box:

@@ -7,6 +7,7 @@ handed back.
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import io
 import logging
@@ -98,30 +99,45 @@ def _attempt(
     tolerance: float,
 ) -> OnnxModel:
     """Export at the first batch size, then compare at each of them."""
-    proto = _export(model, inputs(batches[0]), dynamic, opset)
+    first = tree_map_only(Tensor, _plain, inputs(batches[0]))
+    with _silenced():
+        try:
+            answer = model(*first[0], **first[1])
+        except Exception as failure:  # whatever the model's own code raises
+            raise _Unfit(_short(failure)) from failure
+    proto = _export(model, first, _output_names(answer), dynamic, opset)
     _clean(proto, lineage)
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     content = proto.SerializeToString(deterministic=True)
-    error = _largest_error(model, content, [inputs(batch) for batch in batches])
+    del proto  # which holds all weights, too
+    _check(content)
+    error = _largest_error(model, content, first, answer, [inputs(batch) for batch in batches[1:]])
     if not error <= tolerance:
         raise ProofError(
             f"The ONNX file computes something else than PyTorch: relative error {error:.1e}, "
             f"allowed {tolerance:.0e}. {_ADVICE}"
         )
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     check = OnnxCheck(error, tuple(sorted(batches)), dynamic, versions[0] if versions else 0, notes)
     return OnnxModel(content, check)
 
 
 def _plain_copy(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return a float32 copy on the CPU, in eval mode, that takes no gradients."""
+    """Return a float32 copy on the CPU, in eval mode, that takes no gradients.
+
+    Parameters that are so already are lent to it: exporting changes none, but the forward may change buffers.
+    """
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if size > _MOST_BYTES:
         raise ExportError(
             f"The tensors take {size / 2**30:.1f} GiB, but one ONNX file holds 2 GiB. {_ADVICE}"
         )
     kinds = {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
+
+    def own(tensor: Tensor) -> Tensor:
+        return _plain(tensor).clone()
+
     plain = copy_module(
-        model, lambda _, tensor: _plain(tensor).clone(), lambda tensor: _plain(tensor).clone()
+        model, lambda _, tensor: _plain(tensor) if isinstance(tensor, nn.Parameter) else own(tensor), own
     )
     plain.eval().requires_grad_(False)
     if kinds <= {torch.float32}:
@@ -135,13 +151,14 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
 
 
-def _export(model: nn.Module, inputs: Inputs, dynamic: bool, opset: int | None) -> onnx.ModelProto:
-    args, kwargs = tree_map_only(Tensor, _plain, inputs)
+def _export(
+    model: nn.Module, inputs: Inputs, outputs: list[str], dynamic: bool, opset: int | None
+) -> onnx.ModelProto:
+    args, kwargs = inputs
     names = _input_names(model, args, kwargs)
     free = {name: {0: "batch"} for name in names}
-    with _silenced():
+    with _silenced(), _without_collecting():
         try:
-            outputs = _output_names(model(*args, **kwargs))
             program = torch.onnx.export(
                 model,
                 args,
@@ -155,13 +172,20 @@ def _export(model: nn.Module, inputs: Inputs, dynamic: bool, opset: int | None) 
                 verbose=False,
             )
             assert program is not None
-            proto = program.model_proto
-            onnx.checker.check_model(proto)
-        except Exception as error:  # whatever the exporter, its passes or the checker stumble over
+            proto: onnx.ModelProto = program.model_proto
+        except Exception as error:  # whatever the exporter or its passes stumble over
             raise _Unfit(_short(error)) from error
     if dynamic and not all(_has_free_batch(value) for value in proto.graph.input):
         raise _Unfit("the exporter fixed it.")
     return proto
+
+
+def _check(content: bytes) -> None:
+    """Check the very bytes that are written."""
+    try:
+        onnx.checker.check_model(content)
+    except Exception as error:  # its exceptions share no base class with what reading may raise
+        raise _Unfit(_short(error)) from error
 
 
 def _input_names(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> list[str]:
@@ -224,20 +248,34 @@ def _strip(message: Any) -> None:
                 _strip(inner)
 
 
-def _largest_error(model: nn.Module, content: bytes, samples: Sequence[Inputs]) -> float:
-    """Run both on every sample and return the largest error, relative to the largest output."""
+def _largest_error(
+    model: nn.Module, content: bytes, first: Inputs, answer: Any, samples: Sequence[Inputs]
+) -> float:
+    """Run both and return the largest error, relative to the largest output.
+
+    Args:
+        model: What was exported.
+        content: The ONNX file.
+        first: Inputs on which the model ran already.
+        answer: What it made of them.
+        samples: More inputs, on which both run.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return max(_error_on(model, session, inputs) for inputs in samples)
+        errors = [_error_on(model, session, first, answer)]
+        for sample in samples:
+            args, kwargs = plain = tree_map_only(Tensor, _plain, sample)
+            errors.append(_error_on(model, session, plain, model(*args, **kwargs)))
+        return max(errors)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise _Unfit(f"onnxruntime: {_short(error)}") from error
 
 
-def _error_on(model: nn.Module, session: onnxruntime.InferenceSession, inputs: Inputs) -> float:
-    args, kwargs = tree_map_only(Tensor, _plain, inputs)
-    wanted = [leaf.numpy() for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+def _error_on(model: nn.Module, session: onnxruntime.InferenceSession, inputs: Inputs, answer: Any) -> float:
+    args, kwargs = inputs
+    wanted = [leaf.numpy() for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
     fed = dict(zip(_input_names(model, args, kwargs), (*args, *kwargs.values()), strict=True))
     taken = {item.name for item in session.get_inputs()}
     found = session.run(None, {name: tensor.numpy() for name, tensor in fed.items() if name in taken})
@@ -272,6 +310,18 @@ def _short(error: BaseException) -> str:
     )
     line = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return (line if len(line) <= 200 else f"{line[:197]}...").rstrip(".") + "."
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Let the exporter make its millions of small objects without a search for unused cycles in between."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager

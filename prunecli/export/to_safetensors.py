@@ -145,8 +145,8 @@ def _plain(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> Tenso
             "no values (meta device)" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
         )
         raise OutputError(f"`{name}` has {kind}, which a safetensors file cannot hold.")
-    plain = tensor.detach().to("cpu", dtype, copy=True).resolve_conj().resolve_neg()
-    return plain.clone(memory_format=torch.contiguous_format)
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    return plain.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _refuse_extra_state(model: nn.Module) -> None:

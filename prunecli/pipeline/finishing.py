@@ -47,11 +47,11 @@ def finish(
         warnings = recovery_notices(recovery, cut.smaller, accuracy[1], measure) if recovery else ()
         for notice in warnings:
             listener.warn(notice.text)
+        onnx = export_onnx(cut, listener) if paths.onnx is not None else None
         listener.progress("packing", 0, None)
         narrow = narrowed(cut.smaller, cut.opened.came_in) if cut.training is None else {}
         record = make_record(cut, paths.model.parent, checks, recovery)
         contents[paths.model] = to_bytes(cut.smaller, record, narrow)
-        onnx = export_onnx(cut, listener) if paths.onnx is not None else None
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content
         check = onnx.check if onnx else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Opened:
     spec: ModelSpec
     model: nn.Module
     checkpoint: Checkpoint | None = None
-    """None for a new model."""
+    """Without the values of its tensors, which the model has; None for a new model."""
     record: PrunedRecord | None = None
     """What the file says of itself, if prunecli wrote it."""
     match: MatchReport | None = None
@@ -118,14 +118,19 @@ def open_model(
         model = rebuild_pruned(checkpoint.path, record, checkpoint.tensors, spec)
         for name, tensor in named_tensors(model).items():
             check_finite(checkpoint.path, name, tensor, isinstance(tensor, nn.Parameter))
-        opened = Opened(checkpoint.path.name, spec, model, checkpoint, record)
+        opened = Opened(checkpoint.path.name, spec, model, _without_values(checkpoint), record)
         listener.note(f"{opened.name}: {opened.read_as} of `{spec.factory}`")
     else:
         model = build_model(spec, ceiling=Ceiling.over(checkpoint.tensors))
         match = load_into(model, checkpoint, spec)
-        opened = Opened(checkpoint.path.name, spec, model, checkpoint, None, match)
+        opened = Opened(checkpoint.path.name, spec, model, _without_values(checkpoint), None, match)
         listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")
     return opened
+
+
+def _without_values(checkpoint: Checkpoint) -> Checkpoint:
+    """Keep of the tensors only what they are like, so that their memory is free."""
+    return replace(checkpoint, tensors={name: each.to("meta") for name, each in checkpoint.tensors.items()})
 
 
 def open_start(

@@ -272,5 +272,5 @@ def test_every_stage_is_told_in_order(tmp_path: Path) -> None:
     prune(str(MLP), choices(tmp_path, files=Files(out=str(tmp_path))), stages)
     assert stages.heard == [
         "reading", "finding groups", "scoring", "planning", "cutting", "proving", "accuracy before",
-        "accuracy after", "packing", "exporting to ONNX", "reporting", "writing",
+        "accuracy after", "exporting to ONNX", "packing", "reporting", "writing",
     ]  # fmt: skip

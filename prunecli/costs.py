@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunecli.errors import TraceError
 from prunecli.graph.copying import copy_to_meta
+from prunecli.on_demand import OnDemand
 from prunecli.report import LayerFacts, ModelFacts
 
 _CONTRACTS = re.compile(
@@ -173,6 +174,13 @@ class _Live:
             self._users[storage] += 1
             weakref.finalize(tensor, self._forget, storage, size).atexit = False
 
+    def pass_over(self, parameter: Tensor) -> None:
+        """Leave out a parameter that is in memory for a moment, and views of it."""
+        storage = _storage(parameter)
+        if storage not in self._known:
+            self._known.add(storage)
+            weakref.finalize(parameter, self._known.discard, storage).atexit = False
+
     def _forget(self, storage: int, size: int) -> None:
         self._users[storage] -= 1
         if not self._users[storage]:
@@ -205,6 +213,8 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         before = self.counter.get_total_flops()
         out = func(*args, **(kwargs or {}))
         macs = (self.counter.get_total_flops() - before) // 2
+        if isinstance(out, Tensor) and args and isinstance(args[0], OnDemand) and _is_view(func):
+            self.live.pass_over(out)
         self.live.see(out)
         if macs:
             self.macs[self._payer(args)] += macs
@@ -228,12 +238,16 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         if not isinstance(func, torch._ops.OpOverload):
             return True  # a higher-order operator: what runs inside is not seen
         name = func.overloadpacket.__name__
-        if torch.Tag.pointwise in func.tags or func.is_view or "upsample" in name or name in _FREE:
+        if torch.Tag.pointwise in func.tags or _is_view(func) or "upsample" in name or name in _FREE:
             return False
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         if any(tensor.numel() == 0 for tensor in tensors):
             return False
         return bool(_CONTRACTS.search(name)) or any(self._owner(tensor) is not None for tensor in tensors)
+
+
+def _is_view(func: Any) -> bool:
+    return isinstance(func, torch._ops.OpOverload) and func.is_view
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Tally:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
 
 from prunecli.errors import SpecError
 from prunecli.growth import Ceiling, growing_to
@@ -64,6 +65,23 @@ def build_on_meta(spec: ModelSpec, *, trust: bool = False, ceiling: Ceiling | No
     if all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         return model
     return to_meta(build_model(spec, trust=trust, ceiling=ceiling))
+
+
+def build_without_parameters(
+    spec: ModelSpec, *, trust: bool = False, ceiling: Ceiling | None = None
+) -> nn.Module:
+    """Build the model with parameters on the meta device, which take no memory, and buffers on the CPU."""
+
+    def without_memory(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta or nn.parameter.is_lazy(parameter):
+            return parameter
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    handle = registry.register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]
+    try:
+        return build_model(spec, trust=trust, ceiling=ceiling)
+    finally:
+        handle.remove()
 
 
 def to_meta(model: nn.Module) -> nn.Module:

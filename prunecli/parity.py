@@ -7,6 +7,7 @@ random numbers (dead units and constant scales hide mistakes) and both models ru
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import Kept, Role, Structure
 from prunecli.graph.trace import plain_kernels, prepare
 from prunecli.graph.tracer import OperationError
+from prunecli.on_demand import OnDemand
 from prunecli.plan import Plan
 
 STRUCTURE_LIMIT: Final = 1e-9
@@ -262,17 +264,19 @@ class _Shake:
     """Changes each weight by up to a quarter of itself and a little more, so that none are alike or zero."""
 
     def __init__(self, seed: int, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.dtype = seed, dtype
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.detach().clone()
+        return _drawn(tensor, self.dtype, partial(self._draw, tensor), self.seed, name)
+
+    def _draw(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         real = tensor.detach().to("cpu", self.dtype)
-        shaken = real * (0.75 + 0.5 * torch.rand(real.shape, generator=self.generator, dtype=self.dtype))
+        shaken = real * (0.75 + 0.5 * torch.rand(real.shape, generator=generator, dtype=self.dtype))
         if not bool((real > 0).all()):  # variances stay positive
             scale = real.square().mean().sqrt() or real.new_tensor(1.0)
-            noise = torch.randn(real.shape, generator=self.generator).to(self.dtype)
+            noise = torch.randn(real.shape, generator=generator).to(self.dtype)
             shaken.add_(noise.mul_(0.05 * scale))
         return shaken.to(tensor.device)
 
@@ -291,24 +295,36 @@ class _Randomise:
     """Draws weights that keep activations in range, whatever the network's depth."""
 
     def __init__(self, structure: Structure, seed: int, dtype: torch.dtype) -> None:
-        self.structure, self.dtype = structure, dtype
-        self.generator = torch.Generator().manual_seed(seed)
+        self.structure, self.seed, self.dtype = structure, seed, dtype
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.detach().clone()
+        return _drawn(tensor, self.dtype, partial(self._draw, name, tensor), self.seed, name)
+
+    def _draw(self, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
         described = self.structure.tensors.get(name)
         role = described.role if described else Role.OTHER
         shape = tuple(tensor.shape)
         if role is Role.SCALE or (role is Role.STATISTIC and bool((tensor > 0).all())):
-            drawn = torch.rand(shape, generator=self.generator, dtype=self.dtype).add_(0.5)
+            drawn = torch.rand(shape, generator=generator, dtype=self.dtype).add_(0.5)
         else:  # a quarter of the time of drawing in float64
-            drawn = torch.randn(shape, generator=self.generator).to(self.dtype)
+            drawn = torch.randn(shape, generator=generator).to(self.dtype)
             fan_in = max(tensor.numel() // max(shape[0], 1), 1) if role is Role.WEIGHT and shape else 200
             drawn.mul_((2 / fan_in) ** 0.5)
         if role is Role.OTHER:
             drawn.add_(tensor.detach().to("cpu", self.dtype))
         return drawn.to(tensor.device)
+
+
+def _drawn(
+    tensor: Tensor, dtype: torch.dtype, draw: Callable[[torch.Generator], Tensor], seed: int, name: str
+) -> Tensor:
+    """Return what is drawn from a seed of the tensor's own; anew at each use, where it is read on demand."""
+    own = zlib.crc32(f"{seed}/{name}".encode())
+    if isinstance(tensor, OnDemand):
+        return OnDemand(tensor.shape, dtype, lambda: draw(torch.Generator().manual_seed(own)))
+    return draw(torch.Generator().manual_seed(own))
 
 
 def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:

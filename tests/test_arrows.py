@@ -13,7 +13,7 @@ ORDER = (
     ("errors",),
     ("strict_json", "arguments", "whole_file"),
     ("named",),
-    ("spec", "growth"),
+    ("spec", "growth", "on_demand"),
     ("model", "checkpoint", "data", "architectures"),
     ("graph",),
     ("importance",),

@@ -88,13 +88,17 @@ def load_model(spec: ModelSpec, checkpoint: Checkpoint | str | Path, *, trust: b
     return model
 
 
-def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None = None) -> MatchReport:
+def load_into(
+    model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None = None, *, assign: bool = False
+) -> MatchReport:
     """Copy the checkpoint's tensors into the model; they take the model's dtype.
 
     Args:
         model: receives them. After an error its values are undefined.
         checkpoint: holds them.
         spec: makes the advice in an error more precise.
+        assign: put the tensors themselves in the places of parameters, on whatever device they are;
+            buffers are copied as ever.
 
     Raises:
         CheckpointError: a name or shape does not fit, or a parameter is not finite.
@@ -111,7 +115,10 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None =
         name: tensor for name, tensor in tensors.items() if name not in {item.name for item in mismatched}
     }
     _check_values(checkpoint, own, fitting)
-    absent, unexpected = _loaded(model, fitting, checkpoint.path)
+    tied = _tied(model)
+    absent, unexpected = _loaded(model, fitting, checkpoint.path, assign)
+    if assign:
+        _tie(model, tied, fitting)
     missing = _really_missing(own, absent, fitting, {item.name for item in mismatched})
     report = MatchReport(
         matched=len(fitting) - len(unexpected),
@@ -132,14 +139,46 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None =
     return report
 
 
-def _loaded(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tuple[list[str], list[str]]:
+def _loaded(
+    model: nn.Module, tensors: Mapping[str, Tensor], path: Path, assign: bool
+) -> tuple[list[str], list[str]]:
     """Load tensors, and return the names that only the model has, and those that only they have."""
+    if assign:
+        own = _state(model)
+        tensors = {
+            name: _instead_of(own[name], tensor) if name in own else tensor
+            for name, tensor in tensors.items()
+        }
     try:
-        result = model.load_state_dict(tensors, strict=False)
+        result = model.load_state_dict(tensors, strict=False, assign=assign)
     except Exception as error:  # from hooks of the model
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"`{path}` cannot be loaded: {printable(lines[-1].strip())}") from error
     return result.missing_keys, result.unexpected_keys
+
+
+def _instead_of(own: Tensor, tensor: Tensor) -> Tensor:
+    """Return what takes the place of a tensor of the model, in its dtype."""
+    if isinstance(own, nn.Parameter):
+        return tensor.to(own.dtype)
+    return own.detach().clone().copy_(tensor)
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [each for each in names.values() if len(each) > 1]
+
+
+def _tie(model: nn.Module, tied: list[list[str]], found: Mapping[str, Tensor]) -> None:
+    """Make names that shared a parameter share one again, where each was given its own, or none."""
+    for names in tied:
+        given = model.get_parameter(next((name for name in names if name in found), names[0]))
+        for name in names:
+            path, _, key = name.rpartition(".")
+            model.get_submodule(path)._parameters[key] = given
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

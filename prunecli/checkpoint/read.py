@@ -46,20 +46,23 @@ class Checkpoint:
         return self.format.value
 
 
-def read_checkpoint(path: str | Path, key: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, key: str | None = None, allow_pickle: bool = False, on_demand: bool = False
+) -> Checkpoint:
     """Read a checkpoint of any format that is known, told by its content.
 
     Args:
         path: a file, the folder of a distributed checkpoint, or one that `save_pretrained` wrote.
         key: which entry holds the model, where there are several; `a.b` for nested ones.
         allow_pickle: if need be, run the code that the file names. Only for files you trust.
+        on_demand: read each tensor when it is used, and let go of it after; for safetensors only.
 
     Raises:
         CheckpointError: it is damaged, unsafe, or holds no parameters that can be pruned.
     """
     path = Path(path)
     format = sniff(path)
-    content, metadata = _read(path, format, allow_pickle)
+    content, metadata = _read_on_demand(path, format) if on_demand else _read(path, format, allow_pickle)
     tensors, wrapper = find_state_dict(path, content, key)
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor)
@@ -101,6 +104,18 @@ def _read(path: Path, format: Format, allow_pickle: bool) -> tuple[Any, dict[str
             return read_safetensors(found) if is_whole else read_sharded(found)
         case _:
             assert_never(format)
+
+
+def _read_on_demand(path: Path, format: Format) -> tuple[dict[str, Tensor], dict[str, str]]:
+    found = path_inside(path) if format is Format.HUGGING_FACE else path
+    if sniff(found) is Format.SAFETENSORS:
+        return read_safetensors(found, on_demand=True)
+    if sniff(found) is Format.SAFETENSORS_INDEX:
+        return read_sharded(found, on_demand=True)
+    raise CheckpointError(
+        f"`{path}`: `--streaming` reads safetensors, one file or shards with their index, and this is "
+        f"a {format.value}. Write its state dict with `safetensors.torch.save_file`."
+    )
 
 
 def _others(content: Any, wrapper: str | None, tensors: Mapping[str, Tensor]) -> Iterator[str]:

@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunecli.checkpoint.names import printable
 from prunecli.errors import CheckpointError
+from prunecli.on_demand import mapped
 from prunecli.strict_json import JsonError, parse_json
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -27,13 +29,41 @@ _ITEM_BYTES = {
 }
 
 
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""What a network that can be pruned is made of."""
+
+
+class Entry(NamedTuple):
+    """Where the bytes of a tensor begin and end, counted from the end of the header, and what they are."""
+
+    begin: int
+    end: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Header:
     """What the JSON in front of the tensors says."""
 
-    entries: Mapping[str, tuple[int, int]]
-    """Where each tensor's bytes begin and end, counted from the end of the header."""
+    entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
+    end: int
+    """Where the header ends, and the bytes of the tensors begin."""
 
 
 def read_header(path: Path) -> Header:
@@ -59,12 +89,14 @@ def read_header(path: Path) -> Header:
         raise _damaged(path, "its metadata is not a table of texts")
     entries = {name: _check_entry(path, name, entry) for name, entry in table.items()}
     _check_layout(path, entries, size - 8 - length)
-    return Header(entries, metadata)
+    return Header(entries, metadata, 8 + length)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of one file, mapped from disk, and its metadata."""
+def read_safetensors(path: Path, on_demand: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of one file, mapped as a whole, or each when it is used; and its metadata."""
     header = read_header(path)
+    if on_demand:
+        return {name: _on_demand(path, name, header) for name in header.entries}, dict(header.metadata)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a mapped tensor is read-only; it is copied before it is used
@@ -74,14 +106,24 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _damaged(path, printable(str(error))) from error
 
 
-def read_sharded(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _on_demand(path: Path, name: str, header: Header) -> Tensor:
+    entry = header.entries[name]
+    if entry.dtype not in _DTYPES:
+        raise CheckpointError(
+            f"`{path}`: `{printable(name)}` has dtype `{entry.dtype}`, which cannot be pruned. "
+            "Convert the checkpoint to float32, float16 or bfloat16."
+        )
+    return mapped(path, header.end + entry.begin, entry.shape, _DTYPES[entry.dtype])
+
+
+def read_sharded(path: Path, on_demand: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors that an index file lists, from the shards beside it."""
     tensors: dict[str, Tensor] = {}
     weight_map = read_index(path)
     for shard in sorted(set(weight_map.values())):
         if not (path.parent / shard).is_file():
             raise CheckpointError(f"`{path}` lists the shard `{printable(shard)}`, which is not beside it.")
-        found, _ = read_safetensors(path.parent / shard)
+        found, _ = read_safetensors(path.parent / shard, on_demand)
         for name in (name for name, place in weight_map.items() if place == shard):
             if name not in found:
                 raise CheckpointError(
@@ -119,8 +161,8 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int]:
-    """Return where the tensor's bytes begin and end, if they agree with its shape and dtype."""
+def _check_entry(path: Path, name: str, entry: Any) -> Entry:
+    """Return what the header says of a tensor, if its bytes agree with its shape and dtype."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
@@ -141,18 +183,20 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int]:
             f"`{printable(name)}` of shape {printable(shape)} and dtype {dtype} cannot fill bytes "
             f"{begin:,} to {end:,}",
         )
-    return begin, end
+    return Entry(begin, end, dtype, tuple(shape))
 
 
-def _check_layout(path: Path, entries: Mapping[str, tuple[int, int]], data_bytes: int) -> None:
+def _check_layout(path: Path, entries: Mapping[str, Entry], data_bytes: int) -> None:
     """Refuse tensors that overlap, leave gaps or reach past the end."""
     position = 0
-    for name, (begin, end) in sorted(entries.items(), key=lambda item: item[1]):
-        if begin != position:
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][:2]):
+        if entry.begin != position:
             raise _damaged(
-                path, f"`{printable(name)}` begins at byte {begin:,}, but the one before ends at {position:,}"
+                path,
+                f"`{printable(name)}` begins at byte {entry.begin:,}, but the one before ends at "
+                f"{position:,}",
             )
-        position = end
+        position = entry.end
     if position != data_bytes:
         raise _damaged(path, f"its tensors take {position:,} bytes, but {data_bytes:,} follow the header")
 

@@ -72,6 +72,15 @@ MACHINE = Panel(
         "seed": Described("Seed of everything random.", metavar="N", min=0),
     },
 )
+MEMORY = Panel(
+    "Machine",
+    {
+        "streaming": Described(
+            "Read each tensor of the checkpoint when it is used and let go of it after, for networks that do "
+            "not fit into memory: safetensors, on the CPU, by methods that look at no data; no ONNX file."
+        ),
+    },
+)
 IMPORTANCE = Panel(
     "Importance",
     {

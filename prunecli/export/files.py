@@ -10,6 +10,7 @@ reads or writes there gives the rest their names.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -17,10 +18,15 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from prunecli.errors import OutputError
 from prunecli.export.alone import alone_in, claim, name_of_part, remove_leftovers, undisturbed
+from prunecli.export.streamed import Streamed
 from prunecli.export.unfinished import announce, finish_renames_in
+
+Content: TypeAlias = bytes | Streamed
+"""What a file will hold: as a whole, or a part at a time."""
 
 
 def check_free(paths: Iterable[Path], force: bool = False) -> None:
@@ -41,7 +47,7 @@ def check_free(paths: Iterable[Path], force: bool = False) -> None:
         _check_folder(path, target)
 
 
-def write_files(contents: Mapping[Path, bytes], force: bool = False) -> None:
+def write_files(contents: Mapping[Path, Content], force: bool = False) -> None:
     """Write a set of files: all of them, or none. Missing folders are made; a link's target is written.
 
     Raises:
@@ -121,13 +127,26 @@ def _temporary_name(target: Path) -> Path:
     return name_of_part(target, secrets.token_hex(4))
 
 
-def _write(part: Path, content: bytes, stack: ExitStack) -> None:
+def _write(part: Path, content: Content, stack: ExitStack) -> None:
     """Write and flush to the disk, with the permissions a new file gets, and mark it as in use."""
+    digest = hashlib.sha256()
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
         claim(file.fileno(), stack)
-        file.write(content)
+        for chunk in (content,) if isinstance(content, bytes) else content:
+            file.write(chunk)
+            if not isinstance(content, bytes):
+                digest.update(chunk)
         file.flush()
         os.fsync(file.fileno())
+    _check_unchanged(content, digest.hexdigest())
+
+
+def _check_unchanged(content: Content, digest: str) -> None:
+    """Refuse a file that was made of others than what was proven: somebody wrote to the checkpoint."""
+    if isinstance(content, Streamed) and digest != content.sha256:
+        raise OutputError(
+            "The checkpoint changed while it was read. Nothing was written; leave it alone, and try again."
+        )
 
 
 def _rename_in_turn(parts: Mapping[Path, Path], force: bool) -> None:

@@ -17,8 +17,10 @@ from prunecli.export.files import write_file
 from prunecli.export.precision import Precisions
 from prunecli.export.rebuild import rebuild
 from prunecli.export.record import METADATA_KEY, PrunedRecord
+from prunecli.export.streamed import Streamed
 from prunecli.export.unfinished import finish_renames
 from prunecli.graph.copying import aliases, named_tensors
+from prunecli.on_demand import OnDemand
 from prunecli.spec import ModelSpec, from_json_dict, read_spec
 
 _NAMES: Final[Mapping[torch.dtype, Literal["float32", "float64"]]] = {
@@ -44,10 +46,21 @@ def to_bytes(model: nn.Module, record: PrunedRecord, narrow: Precisions | None =
         record: What the file says of itself.
         narrow: Tensors that it holds in fewer bits than the model does, as `narrowed` finds them.
     """
+    return safetensors.torch.save(*_content(model, record, narrow or {}))
+
+
+def to_stream(model: nn.Module, record: PrunedRecord, narrow: Precisions | None = None) -> Streamed:
+    """Return the same content, of a model whose tensors are read when they are written."""
+    return Streamed(*_content(model, record, narrow or {}))
+
+
+def _content(
+    model: nn.Module, record: PrunedRecord, narrow: Precisions
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata."""
     _refuse_extra_state(model)
     tensors = named_tensors(model)
     hidden = _non_persistent(model) & tensors.keys()
-    narrow = narrow or {}
     record = replace(
         record,
         aliases=aliases(model),
@@ -55,7 +68,7 @@ def to_bytes(model: nn.Module, record: PrunedRecord, narrow: Precisions | None =
         widened={name: _NAMES[tensors[name].dtype] for name in narrow},
     )
     plain = {name: _plain(name, tensor, narrow.get(name)) for name, tensor in tensors.items()}
-    return safetensors.torch.save(plain, {METADATA_KEY: record.to_json()})
+    return plain, {METADATA_KEY: record.to_json()}
 
 
 def load(path: str | Path, spec: ModelSpec | str | Path | None = None, trust_spec: bool = False) -> nn.Module:
@@ -139,12 +152,14 @@ def _non_persistent(model: nn.Module) -> set[str]:
 
 
 def _plain(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a copy that owns just its own memory, as the format asks."""
+    """Return a copy that owns just its own memory, as the format asks; or has none and is read on demand."""
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         kind = (
             "no values (meta device)" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
         )
         raise OutputError(f"`{name}` has {kind}, which a safetensors file cannot hold.")
+    if isinstance(tensor, OnDemand):
+        return tensor.detach().to(dtype or tensor.dtype)
     plain = tensor.detach().resolve_conj().resolve_neg()
     return plain.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
 

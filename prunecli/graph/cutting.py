@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunecli.graph.copying import copy_module, named_tensors
 from prunecli.graph.structure import Kept, Structure
 from prunecli.graph.twins import install
+from prunecli.on_demand import OnDemand
 
 AttributeValues: TypeAlias = dict[str, dict[str, "int | tuple[int, ...] | list[int]"]]
 
@@ -42,9 +43,19 @@ def cut(
 
 
 def slice_tensor(tensor: Tensor, name: str, structure: Structure, kept: Kept) -> Tensor:
-    """Return a contiguous tensor of the positions that stay; a clone where nothing goes."""
+    """Return a contiguous tensor of the positions that stay; a clone where nothing goes.
+
+    What is left of a tensor that is read on demand is read and cut on demand.
+    """
     result = tensor.detach()
     described = structure.tensors.get(name)
+    if isinstance(tensor, OnDemand) and described is not None and described.shape == tuple(tensor.shape):
+        lengths = (
+            n if axis is None else axis.kept_length(kept)
+            for n, axis in zip(tensor.shape, described.axes, strict=True)
+        )
+        read = tensor.read
+        return OnDemand(tuple(lengths), tensor.dtype, lambda: slice_tensor(read(), name, structure, kept))
     if described is None or described.shape != tuple(tensor.shape):
         return result.clone()
     for dim, axis in enumerate(described.axes):

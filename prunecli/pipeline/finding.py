@@ -19,14 +19,14 @@ AUTO = "auto"
 """What `--spec` says for: tell it by the tensors."""
 
 
-def read(path: str, source: Source) -> Checkpoint:
-    """Read a checkpoint as the user says.
+def read(path: str, source: Source, on_demand: bool = False) -> Checkpoint:
+    """Read a checkpoint as the user says; each tensor when it is used, if that is wanted.
 
     Raises:
         CheckpointError: it is damaged, unsafe, or holds no parameters that can be pruned.
     """
     finish_renames(Path(path).parent)
-    return read_checkpoint(Path(path), key=source.key, allow_pickle=source.allow_pickle)
+    return read_checkpoint(Path(path), key=source.key, allow_pickle=source.allow_pickle, on_demand=on_demand)
 
 
 def spec_of(checkpoint: Checkpoint, source: Source, samples: Samples, listener: Listener) -> ModelSpec:

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from prunecli.errors import ProofError
+from prunecli.export.files import Content
 from prunecli.export.precision import describe_precisions, narrowed
 from prunecli.export.to_onnx import OnnxModel, to_onnx
-from prunecli.export.to_safetensors import to_bytes
+from prunecli.export.to_safetensors import to_bytes, to_stream
 from prunecli.graph.copying import named_tensors
 from prunecli.model import example_inputs
 from prunecli.parity import Parity, verify
@@ -28,13 +29,13 @@ from prunecli.weights.patterns import check_semi_structured
 
 def finish(
     cut: Cut, paths: Paths, choices: Choices, place: Place, listener: Listener
-) -> tuple[Cut, dict[Path, bytes], Report]:
+) -> tuple[Cut, dict[Path, Content], Report]:
     """Prove, recover, measure and export; return what it came to, the content of every file, and the report.
 
     Raises:
         ProofError: the smaller model, or its ONNX file, computes something else than it should.
     """
-    contents: dict[Path, bytes] = {}
+    contents: dict[Path, Content] = {}
     checked = Checked()
     if paths.model is not None:
         parity = prove(cut, listener) if choices.files.verify else None
@@ -51,7 +52,8 @@ def finish(
         listener.progress("packing", 0, None)
         narrow = narrowed(cut.smaller, cut.opened.came_in) if cut.training is None else {}
         record = make_record(cut, paths.model.parent, checks, recovery)
-        contents[paths.model] = to_bytes(cut.smaller, record, narrow)
+        pack = to_stream if choices.memory.streaming else to_bytes
+        contents[paths.model] = pack(cut.smaller, record, narrow)
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content
         check = onnx.check if onnx else None

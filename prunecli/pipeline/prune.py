@@ -24,6 +24,7 @@ from prunecli.pipeline.recovering import check_sample
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Choices
 from prunecli.pipeline.stepping import prune_in_steps
+from prunecli.pipeline.streaming import STREAMING, open_streaming, with_streaming
 from prunecli.pipeline.weighing import prunes_weights
 from prunecli.plan import Plan
 from prunecli.report import Report
@@ -72,7 +73,8 @@ def prune(
     check_choices(choices)
     refuse_shared(processes, _alone(choices))
     refuse_idle(choices, asked)
-    choices = with_learning(choices)
+    streams = choices.memory.streaming
+    choices = with_streaming(choices) if streams else with_learning(choices)
     if choices.decision.dry_run and (choices.recovery.reconstruct or choices.recovery.recalibrate_bn):
         listener.note("dry run: no model is made, so nothing is re-solved or recalibrated")
     if checkpoint is not None:
@@ -82,7 +84,11 @@ def prune(
     if choices.steps.are_wanted:
         check_run(paths.run, choices.run, choices.files.force)
     listener.progress("reading", 0, None)
-    opened = open_asked(checkpoint, choices, listener)
+    opened = (
+        open_streaming(checkpoint, choices, listener)
+        if streams
+        else open_asked(checkpoint, choices, listener)
+    )
     check_sample(opened, choices)
     with running_on(choices.machine, listener, processes) as place:
         if choices.steps.are_wanted:
@@ -101,6 +107,8 @@ def prune(
 
 def _alone(choices: Choices) -> str | None:
     """Return what of the choices one process does; None where several may share it."""
+    if choices.memory.streaming:
+        return STREAMING
     if choices.steps.are_wanted:
         return "`--steps`"
     return WEIGHTS_ALONE if prunes_weights(choices.importance) else None

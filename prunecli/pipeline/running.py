@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from prunecli.errors import DataError, PruneError, UsageError
-from prunecli.graph.copying import clean_copy
+from prunecli.graph.copying import clean_copy, copy_module
+from prunecli.on_demand import is_on_demand
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.processes import ALONE, Processes
 from prunecli.pipeline.settings import DeviceName, Machine
@@ -50,6 +51,11 @@ class Place:
         dtype = self.dtype or _WORKING.get(own, own)
         if self.device.type == "cpu" and dtype == own:
             return model
+        if is_on_demand(model):
+            return copy_module(
+                model,
+                lambda _, each: each.detach().to(dtype if each.is_floating_point() else each.dtype).clone(),
+            )
         return clean_copy(model).to(device=self.device, dtype=dtype)
 
 

@@ -60,6 +60,13 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """How much of the network is in memory at a time."""
+
+    streaming: bool = False
+
+
+@dataclass(frozen=True)
 class Importance:
     """How the importance of units, or of weights, is measured."""
 
@@ -366,6 +373,7 @@ class Choices:
     decision: Decision = Decision()
     recovery: Recovery = Recovery()
     machine: Machine = Machine()
+    memory: Memory = Memory()
     files: Files = Files()
     steps: Steps = Steps()
     recipe: Recipe = Recipe()

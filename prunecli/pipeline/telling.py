@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from prunecli.costs import describe
+from prunecli.export.files import Content
 from prunecli.export.masks import holds, to_record
 from prunecli.export.record import PrunedRecord, write_sizes
 from prunecli.graph.copying import named_tensors
@@ -140,7 +141,7 @@ def sizes_of(opened: Opened, kept: Kept, smaller: nn.Module) -> dict[str, dict[s
     return {name: {**before.get(name, {}), **sizes.get(name, {})} for name in (*before, *sizes)}
 
 
-def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, bytes], device: str) -> Report:
+def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, Content], device: str) -> Report:
     """Put the two models side by side."""
     notes = cut.about.notes if cut.about else ()
     data = cut.opened.spec.data
@@ -257,5 +258,6 @@ def _mask_facts(cut: Cut, checked: Checked, before: ModelFacts, after: ModelFact
     return mask_facts(kept_counts(cut.masks), after) if cut.masks else None
 
 
-def _written(path: Path, content: bytes) -> WrittenFile:
-    return WrittenFile(path.name, len(content), hashlib.sha256(content).hexdigest())
+def _written(path: Path, content: Content) -> WrittenFile:
+    digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content.sha256
+    return WrittenFile(path.name, len(content), digest)

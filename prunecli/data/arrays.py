@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prunecli.data.mapped import Mapped, member_of
 from prunecli.data.samples import Fetch
 from prunecli.errors import DataError
 from prunecli.spec import ModelSpec
@@ -66,8 +67,10 @@ def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
                     f"{', '.join(sorted(archive.files))}. "
                     f"{_NAMES_OF_INPUTS if by_name else _NAMES_OF_PARTS}"
                 )
-            inputs = {each: archive[f"{prefix}{each}"] for each in (names if by_name else ["images"])}
-            labels = archive[targets] if targets in archive.files else None
+            inputs = {
+                each: _array(path, archive, f"{prefix}{each}") for each in (names if by_name else ["images"])
+            }
+            labels = _array(path, archive, targets) if targets in archive.files else None
     except DataError:
         raise
     except Exception as error:  # a damaged archive may raise anything: of zip, of zlib, of the headers in it
@@ -75,6 +78,12 @@ def open_npz(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
     if by_name:
         return _fetch_by_name(inputs, labels, f"npz:{place}")
     return _fetch_from(inputs["images"], labels, f"npz:{place}")
+
+
+def _array(path: Path, archive: Any, name: str) -> Array | Mapped:
+    """Return an array of an npz file: mapped, where it is large and not compressed."""
+    mapped = member_of(path, name)
+    return archive[name] if mapped is None else mapped
 
 
 def open_idx(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
@@ -135,7 +144,7 @@ def _check_inflation(path: Path, claimed: int) -> None:
         )
 
 
-def _fetch_from(images: Array, labels: Array | None, source: str) -> tuple[int, Fetch]:
+def _fetch_from(images: Array | Mapped, labels: Array | Mapped | None, source: str) -> tuple[int, Fetch]:
     """Serve two arrays side by side, or inputs alone."""
     count, fetch_by_name = _fetch_by_name({"images": images}, labels, source)
 
@@ -146,9 +155,12 @@ def _fetch_from(images: Array, labels: Array | None, source: str) -> tuple[int, 
     return count, fetch
 
 
-def _fetch_by_name(inputs: Mapping[str, Array], labels: Array | None, source: str) -> tuple[int, Fetch]:
+def _fetch_by_name(
+    inputs: Mapping[str, Array | Mapped], labels: Array | Mapped | None, source: str
+) -> tuple[int, Fetch]:
     """Serve arrays side by side, each under its name."""
-    arrays = dict(inputs) if labels is None else {**inputs, "labels": labels}
+    given = dict(inputs) if labels is None else {**inputs, "labels": labels}
+    arrays = {name: each.array if isinstance(each, Mapped) else each for name, each in given.items()}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # a member of the archive that is no array
             raise DataError(f"`{source}`: {name} is no array of numbers.")
@@ -163,8 +175,11 @@ def _fetch_by_name(inputs: Mapping[str, Array], labels: Array | None, source: st
 
     def fetch(indices: Sequence[int]) -> tuple[Any, Any]:
         chosen = list(indices)
-        tensors = {name: _tensor(array[chosen]) for name, array in inputs.items()}
-        return tensors, None if labels is None else _tensor(labels[chosen])
+        found = {
+            name: _tensor(each.rows(chosen) if isinstance(each, Mapped) else each[chosen])
+            for name, each in given.items()
+        }
+        return {name: found[name] for name in inputs}, None if labels is None else found["labels"]
 
     return len(arrays[first]), fetch
 

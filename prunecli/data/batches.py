@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunecli.data.permutation import Permutation
 from prunecli.data.samples import Inputs, Samples
 from prunecli.errors import DataError
 from prunecli.spec import Target
 from prunecli.spec.tables import without_folder
+
+MOST_LISTED = 2**17
+"""How many samples may be shuffled as a list; the order of more is worked out place by place."""
+_BLOCK = 2**16
 
 Batch = tuple[Inputs, Any]
 """Inputs, by position or by name, and targets: None where the source has no labels."""
@@ -46,29 +51,40 @@ def batches(
     """
     if batch_size < 1:
         raise DataError(f"A batch of {batch_size} samples is empty; the size must be at least 1.")
-    indices = choose_samples(len(dataset), samples, seed)
+    indices = choose_samples(len(dataset), samples, seed, in_turn=dataset.in_turn)
     starts = range(first * batch_size, len(indices), every * batch_size)
     return _batches(dataset, (indices[start : start + batch_size] for start in starts), device, dtype)
 
 
-def choose_samples(available: int, samples: int | None, seed: int) -> Sequence[int]:
+def choose_samples(available: int, samples: int | None, seed: int, *, in_turn: bool = False) -> Sequence[int]:
     """Return which samples to use: all in order if `samples` is None, else that many at random, none twice.
 
-    The order is random too, so that no batch holds one class only; it is the same for the same seed.
+    The order is random too, so that no batch holds one class only; it is the same for the same seed. Of
+    samples that come only `in_turn`, the first ones are used. Of very many, none are listed in memory.
     """
     if samples is None:
         return range(available)
     if samples < 1:
         raise DataError(f"{samples} samples were asked for; use at least 1.")
+    if in_turn:
+        return range(min(samples, available))
+    if available > MOST_LISTED:
+        return Permutation(available, seed, samples)
     order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))
     return order[:samples].tolist()
 
 
 def sample_digest(dataset: Samples, samples: int | None, seed: int) -> str:
     """Return a SHA-256 of which samples were used: the source's text (no folders), the indices, the seed."""
-    positions = [dataset.positions[index] for index in choose_samples(len(dataset), samples, seed)]
-    text = json.dumps({"source": without_folder(dataset.source), "positions": positions, "seed": seed})
-    return hashlib.sha256(text.encode()).hexdigest()
+    indices = choose_samples(len(dataset), samples, seed, in_turn=dataset.in_turn)
+    text = json.dumps({"source": without_folder(dataset.source), "positions": [], "seed": seed})
+    before, _, after = text.rpartition("[]")
+    digest = hashlib.sha256(f"{before}[".encode())
+    for start in range(0, len(indices), _BLOCK):
+        positions = (str(dataset.positions[index]) for index in indices[start : start + _BLOCK])
+        digest.update(f"{', ' if start else ''}{', '.join(positions)}".encode())
+    digest.update(f"]{after}".encode())
+    return digest.hexdigest()
 
 
 def _batches(

@@ -35,6 +35,8 @@ class Samples(Dataset[Any]):
     fetch: Fetch
     positions: range
     """Which items of the source are in, after the slice."""
+    in_turn: bool = False
+    """Whether the source gives its items one after another, and no other way."""
 
     def __len__(self) -> int:
         return len(self.positions)

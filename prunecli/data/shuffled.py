@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from prunecli.data.augmentation import Augmentation
-from prunecli.data.batches import Batch
+from prunecli.data.batches import Batch, choose_samples
 from prunecli.data.samples import Samples
 from prunecli.errors import DataError, PruneError, UsageError
 
@@ -92,8 +92,10 @@ class _Epoch(Dataset["Batch | PruneError"]):
     """The batches of one epoch, by number."""
 
     def __init__(self, shuffled: Shuffled, number: int) -> None:
-        generator = torch.Generator().manual_seed(_seed_of(_ORDER, shuffled.seed, number))
-        self.order: Sequence[int] = torch.randperm(len(shuffled.samples), generator=generator).tolist()
+        samples = shuffled.samples
+        self.order = choose_samples(
+            len(samples), len(samples), _seed_of(_ORDER, shuffled.seed, number), in_turn=samples.in_turn
+        )
         self.shuffled, self.number = shuffled, number
 
     def __getitem__(self, index: int) -> Batch | PruneError:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+from torch.utils.data import IterableDataset
 
 from prunecli.arguments import nearest
 from prunecli.data.arrays import open_idx, open_npz
@@ -82,29 +85,69 @@ def open_data(
     if parsed.scheme:
         count, fetch = _OPENERS[parsed.scheme](parsed.place, spec, download, seed, trust)
     else:
-        count, fetch = _open_code(source, parsed.place, spec, trust)
+        count, fetch = _open_code(source, parsed, spec, trust)
     positions = range(count)[parsed.part]
     if not positions:
         raise DataError(
             f"`{source}` has no samples: the source has {count}, and the slice leaves none of them."
         )
-    return Samples(source, spec, fetch, positions)
+    return Samples(source, spec, fetch, positions, in_turn=isinstance(fetch, InTurn))
 
 
 Opened = tuple[int, Fetch]
 """How many samples a source has, and how to fetch some."""
 
 
-def _open_code(source: str, text: str, spec: ModelSpec, trust: bool) -> Opened:
-    """Call the user's factory for a map-style dataset."""
-    granted = trust or spec.may_run(source)
+def _open_code(source: str, parsed: Source, spec: ModelSpec, trust: bool) -> Opened:
+    """Call the user's factory for a dataset."""
+    granted, text = trust or spec.may_run(source), parsed.place
     dataset = call_factory(spec, text, import_object(spec, text, trust=granted), {})
+    if isinstance(dataset, IterableDataset):
+        return _count_in_turn(source, parsed.part, dataset), InTurn(source, dataset)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DataError(
             f"`{text}` returned {type(dataset).__name__}, which has no length or no items. "
-            "Return a map-style torch.utils.data.Dataset of (input, target)."
+            "Return a torch.utils.data.Dataset of (input, target)."
         )
     return len(dataset), lambda indices: collate([dataset[index] for index in indices])
+
+
+def _count_in_turn(source: str, part: slice, dataset: IterableDataset[Any]) -> int:
+    """Return how many items an iterable dataset has, or how many of them the slice wants."""
+    if (part.step or 1) < 1:
+        raise DataError(f"`{source}`: an IterableDataset cannot be read backwards.")
+    if hasattr(dataset, "__len__"):
+        return int(len(dataset))
+    if part.stop is None or part.stop < 0 or (part.start or 0) < 0:
+        raise DataError(
+            f"`{source}` is an IterableDataset without a length. Say how many samples to read: "
+            f"`{source.partition('[')[0]}[:10000]`, or give it a `__len__`."
+        )
+    return int(part.stop)
+
+
+class InTurn:
+    """Fetches the items of an iterable dataset: forwards, and again from the start where it must go back."""
+
+    def __init__(self, source: str, dataset: IterableDataset[Any]) -> None:
+        self.source, self.dataset = source, dataset
+        self.stream: Iterator[Any] | None = None
+        self.position = 0
+
+    def __call__(self, indices: Sequence[int]) -> tuple[Any, Any]:
+        """Return the items at ascending places; those between are read and let go of."""
+        if self.stream is None or indices[0] < self.position:
+            self.stream, self.position = iter(self.dataset), 0
+        items: list[Any] = []
+        for index in indices:
+            items += islice(self.stream, index - self.position, index - self.position + 1)
+            self.position = index + 1
+        if len(items) < len(indices):
+            self.stream = None
+            raise DataError(
+                f"`{self.source}` ended before sample {indices[len(items)]}. Correct its length, or slice it."
+            )
+        return collate(items)
 
 
 def _open_synthetic(place: str, spec: ModelSpec, _: bool, seed: int, trust: bool) -> Opened:

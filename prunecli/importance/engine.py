@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -213,7 +214,9 @@ def _observe(
         seen = Observed(groups, parameters, filled(found, parameters), batch.samples, seed, look)
         with blaming(model, batch), torch.no_grad():
             states = {name: method.observe(seen) for name, method in methods.items()}
-            total = total.merged(Observations(states, conditions.losses, 1, batch.samples, notes, number))
+            loss, counted = conditions.losses.pop(number, (0.0, 0))
+            own = Observations(states, Fraction(loss) * counted, counted, 1, batch.samples, notes, number)
+            total = total.merged(own)
         del found, seen, look  # or two sets of gradients are alive in the next backward pass
     return total
 

@@ -98,7 +98,7 @@ class Conditions:
     told_apart: dict[int, bool] = field(default_factory=dict)
     """Size of a micro-batch -> whether the gates of each sample change no other; see `Look.told_apart`."""
     losses: dict[int, tuple[float, int]] = field(default_factory=dict)
-    """Micro-batch -> its mean loss, where it was looked at, and how many samples it has."""
+    """Micro-batch -> its mean loss, where it was looked at, and how many samples it has; until it is over."""
 
     @cached_property
     def mixes_samples(self) -> bool:

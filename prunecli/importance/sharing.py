@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import reduce
 from typing import TypeVar
 
@@ -18,8 +19,10 @@ class Observations:
 
     states: Mapping[str, State] = field(default_factory=dict)
     """Method -> what it added up; empty where no micro-batch was seen."""
-    losses: Mapping[int, tuple[float, int]] = field(default_factory=dict)
-    """Micro-batch -> its mean loss, where a method looked at it, and how many samples it has."""
+    loss: Fraction = Fraction(0)
+    """The sum of the losses of samples, where a method looked at them: exact, whoever adds up what when."""
+    loss_samples: int = 0
+    """How many samples that is."""
     batches: int = 0
     samples: int = 0
     notes: tuple[str, ...] = ()
@@ -33,7 +36,8 @@ class Observations:
         early, late = (self, other) if self.last <= other.last else (other, self)
         return Observations(
             {name: state.merged(late.states[name]) for name, state in early.states.items()},
-            {**self.losses, **other.losses},
+            self.loss + other.loss,
+            self.loss_samples + other.loss_samples,
             self.batches + other.batches,
             self.samples + other.samples,
             tuple(dict.fromkeys((*self.notes, *other.notes))),
@@ -43,9 +47,7 @@ class Observations:
     @property
     def mean_loss(self) -> float | None:
         """The mean loss over the samples; None where no method looked at it."""
-        ordered = [self.losses[number] for number in sorted(self.losses)]  # whoever looked at which
-        samples = sum(count for _, count in ordered)
-        return sum(loss * count for loss, count in ordered) / samples if samples else None
+        return float(self.loss / self.loss_samples) if self.loss_samples else None
 
 
 def _alone(own: Observations) -> Iterable[Observations]:

@@ -167,7 +167,7 @@ def test_floats_are_no_tokens(tmp_path: Path) -> None:
 
 CODE = """
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 def pairs(): return TensorDataset(torch.arange(12.).reshape(4, 3), torch.arange(4))
 class Two(Dataset):
@@ -186,8 +186,7 @@ class Fails(Dataset):
     def __getitem__(self, i): raise OSError("disk on fire")
 def words(): return [("a", 1)] * 3
 def texts(): return [(torch.ones(3), "cat")] * 3
-class Stream(IterableDataset):
-    def __iter__(self): return iter(())
+def number(): return 5
 """
 
 
@@ -271,10 +270,10 @@ def test_the_target_may_be_the_input_as_the_model_gets_it(tmp_path: Path, has_la
     assert target is by_name["x"]  # type: ignore[call-overload]
 
 
-def test_a_stream_is_no_dataset(tmp_path: Path) -> None:
+def test_a_number_is_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
-    with pytest.raises(DataError, match="returned Stream, which has no length or no items"):
-        open_data("mine.py:Stream", spec_of(3, base=tmp_path))
+    with pytest.raises(DataError, match="returned int, which has no length or no items"):
+        open_data("mine.py:number", spec_of(3, base=tmp_path))
 
 
 def test_code_of_an_untrusted_spec_does_not_run(tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ def test_the_others_end_when_one_process_does(fault: str, said: str, tmp_path: P
 
 def test_later_micro_batches_count_whoever_saw_them() -> None:
     early, late = (
-        Observations({"m": State({"g": torch.tensor([value]).double()}, Merge.LAST)}, {}, 1, 4, (), number)
+        Observations(
+            {"m": State({"g": torch.tensor([value]).double()}, Merge.LAST)}, batches=1, samples=4, last=number
+        )
         for value, number in ((1.0, 1), (2.0, 2))
     )
     assert late.merged(early).states["m"].values["g"] == early.merged(late).states["m"].values["g"] == 2

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "prunecli"
 ORDER = (
     ("errors",),
     ("strict_json", "arguments", "whole_file"),
-    ("named",),
+    ("named", "peers"),
     ("spec", "growth", "on_demand"),
     ("model", "checkpoint", "data", "architectures"),
     ("graph",),

@@ -29,6 +29,7 @@ def command(
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import show_report
     from prunecli.pipeline.finetune import finetune
+    from prunecli.pipeline.processes import joined
 
     choices = Choices(
         source=source,
@@ -39,6 +40,6 @@ def command(
         run=run,
         given=given,
     )
-    with reporting(shown) as reporter:
-        finetuned = finetune(checkpoint, choices, reporter)
+    with reporting(shown) as reporter, joined() as processes:
+        finetuned = finetune(checkpoint, choices, reporter, processes)
     show_report(finetuned.report, finetuned.files, shown)

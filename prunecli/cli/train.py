@@ -45,6 +45,7 @@ def command(
     from prunecli.cli.progress import reporting
     from prunecli.cli.tables import show_report
     from prunecli.pipeline.finetune import train_new
+    from prunecli.pipeline.processes import joined
 
     choices = Choices(
         source=source,
@@ -60,6 +61,6 @@ def command(
         run=run,
         given=given,
     )
-    with reporting(shown) as reporter:
-        trained = train_new(choices, reporter)
+    with reporting(shown) as reporter, joined() as processes:
+        trained = train_new(choices, reporter, processes)
     show_report(trained.report, trained.files, shown)

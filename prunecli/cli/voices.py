@@ -9,7 +9,7 @@ from prunecli.pipeline.processes import refuse_shared, started
 GRACE = 3.0
 """So many seconds the first process has to fail of the same cause, and speak, before another one does."""
 
-_SHARED = ("score", "prune")
+_SHARED = ("score", "prune", "finetune", "train")
 
 
 def may_speak(is_of_peer: bool = False) -> bool:

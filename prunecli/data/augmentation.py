@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,8 +87,12 @@ class Augmentation:
     mixtures: tuple[Step, ...] = ()
     """Of which each batch gets one; see `mix`."""
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """Return a batch [B, C, H, W] of the same shape and dtype, each sample changed by itself.
+
+        Args:
+            images: the pictures.
+            seeds: what each is changed by, whatever others stand beside it; None: as it comes.
 
         Raises:
             DataError: a step that computes with colours meets samples that are no pictures.
@@ -98,7 +102,9 @@ class Augmentation:
         self._check(images)
         transforms = _built(self.steps, _KINDS, (images.shape[2], images.shape[3]))
         changed = []
-        for image in images:
+        for number, image in enumerate(images):
+            if seeds is not None:
+                torch.default_generator.manual_seed(seeds[number])  # leaves those of accelerators alone
             for transform in transforms:
                 image = transform(image)
             changed.append(image)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from prunecli.data.batches import Batch
 from prunecli.data.losses import check_labels, class_dimension, loss_function, main_output
 from prunecli.errors import DataError
+from prunecli.peers import ALONE, Peers
 from prunecli.spec import ModelSpec
 
 
@@ -27,32 +29,53 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, batches: Iterable[Batch], spec: ModelSpec, *, trust: bool = False
+    model: nn.Module,
+    batches: Iterable[Batch],
+    spec: ModelSpec,
+    *,
+    trust: bool = False,
+    peers: Peers = ALONE,
 ) -> Evaluation:
     """Measure loss and accuracy in eval mode; the model is left as it was.
 
+    Args:
+        model: what is measured.
+        batches: the samples; of several processes each has every so manyth batch, from its own rank on.
+        spec: says what the loss is.
+        trust: run the code of a loss that a spec from inside a checkpoint names.
+        peers: the processes that measure together; all get the same, that which one would find.
+
     Raises:
         DataError: there are no batches, or targets and outputs do not belong together.
+        PeerError: another process is gone.
     """
     loss_fn = loss_function(spec, trust=trust)
-    samples, loss = 0, 0.0
-    hits: dict[int, float] = {1: 0.0, 5: 0.0} if spec.task.counts_hits else {}
+    own: list[Evaluation] = []
     with _eval_mode(model), torch.no_grad():
         for inputs, targets in batches:
             output = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
             count = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0])
-            samples += count
-            loss += float(loss_fn(output, targets)) * count
-            for k in list(hits):
-                share = hit_share(output, targets, k, spec.task.loss)
-                if share is None:
-                    del hits[k]
-                else:
-                    hits[k] += share * count
+            loss, task = float(loss_fn(output, targets)), spec.task
+            top1, top5 = (
+                hit_share(output, targets, k, task.loss) if task.counts_hits else None for k in (1, 5)
+            )
+            own.append(Evaluation(loss, top1, top5, count))
+    in_turn = zip_longest(*peers.heard(own))
+    return _together([each for parts in in_turn for each in parts if each is not None])
+
+
+def _together(parts: Sequence[Evaluation]) -> Evaluation:
+    """Return what batches come to, in their order; an accuracy that one of them lacks has no meaning."""
+    samples = sum(part.samples for part in parts)
     if samples == 0:
         raise DataError("There are no batches to evaluate the model on.")
-    top1, top5 = (hits[k] / samples if k in hits else None for k in (1, 5))
-    return Evaluation(loss=loss / samples, top1=top1, top5=top5, samples=samples)
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        found = [value * part.samples for value, part in zip(values, parts, strict=True) if value is not None]
+        return sum(found) / samples if len(found) == len(parts) else None
+
+    loss = sum(part.loss * part.samples for part in parts) / samples
+    return Evaluation(loss, mean([part.top1 for part in parts]), mean([part.top5 for part in parts]), samples)
 
 
 def hit_share(output: Any, target: Any, k: int, loss: str) -> float | None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from prunecli.data.augmentation import Augmentation
 from prunecli.data.batches import Batch, choose_samples
-from prunecli.data.samples import Samples
+from prunecli.data.samples import Change, Samples
 from prunecli.errors import DataError, PruneError, UsageError
+from prunecli.peers import ALONE, Peers
 
-_ORDER, _READING, _MIXING = 1, 2, 3
+_ORDER, _READING, _MIXING, _CHANGING = 1, 2, 3, 4
 """What random numbers are for, as the first part of their seed: a trailing 0 would change no seed."""
 
 
@@ -27,6 +29,7 @@ class Shuffled:
     """The samples in another random order each epoch, in batches; the same for the same seed and epoch.
 
     A last batch of a single sample is left out where there are others: batch normalisation fails on it.
+    Several processes have the same batches, of which each reads its part.
     """
 
     samples: Samples
@@ -35,6 +38,8 @@ class Shuffled:
     augment: Augmentation | None = None
     workers: int = 0
     """Processes that read and augment; the batches do not depend on their number."""
+    peers: Peers = ALONE
+    """Those that share the batches; these do not depend on their number either."""
 
     def __post_init__(self) -> None:
         """Check the sizes, and that there are pictures where these are to be changed."""
@@ -54,8 +59,19 @@ class Shuffled:
         whole, rest = divmod(len(self.samples), self.batch_size)
         return whole + (rest > 1 or (rest == 1 and whole == 0))
 
+    def size_of(self, batch: int) -> int:
+        """Return how many samples the batch of that number has, for all processes together."""
+        return min(self.batch_size, len(self.samples) - batch * self.batch_size)
+
+    @property
+    def mixes(self) -> bool:
+        """Return whether `mix` mixes the samples of a batch."""
+        return self.augment is not None and bool(self.augment.mixtures)
+
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the one at `start` on, on the CPU.
+
+        Of several processes, each gets its part of every batch; no inputs and None where that is empty.
 
         Raises:
             DataError: a sample cannot be read, or does not fit the spec.
@@ -77,7 +93,7 @@ class Shuffled:
             yield batch
 
     def mix(self, batch: Batch, classes: int, epoch: int, number: int) -> Batch:
-        """Return the batch of that number mixed, on the device it is on; see `Augmentation.mix`.
+        """Return the whole batch of that number mixed, on the device it is on; see `Augmentation.mix`.
 
         Raises:
             DataError: the batch is not one of pictures with a class number each.
@@ -102,11 +118,22 @@ class _Epoch(Dataset["Batch | PruneError"]):
         """Return the batch, or why there is none: what a worker raises comes out with its traceback."""
         size = self.shuffled.batch_size
         chosen = self.order[index * size : (index + 1) * size]
+        part = self.shuffled.peers.part(len(chosen))
+        if part.start == part.stop:
+            return (), None
+        numbers = (self.shuffled.seed, self.number, index)
         try:
-            with _seeded(_READING, self.shuffled.seed, self.number, index):
-                return self.shuffled.samples.batch(chosen, self.shuffled.augment)
+            with _seeded(_READING, *numbers, *([part.start] if part.start else [])):
+                return self.shuffled.samples.batch(chosen[part], self._changing(part, numbers))
         except PruneError as error:
             return error
+
+    def _changing(self, part: slice, numbers: tuple[int, ...]) -> Change | None:
+        """Return what changes the pictures of a part as those of the whole batch would be changed."""
+        if self.shuffled.augment is None:
+            return None
+        drawn = np.random.SeedSequence((_CHANGING, *numbers)).generate_state(part.stop, np.uint64)
+        return partial(self.shuffled.augment, seeds=[int(seed >> 1) for seed in drawn[part.start :]])
 
 
 def _seed_of(*numbers: int) -> int:

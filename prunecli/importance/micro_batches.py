@@ -75,11 +75,11 @@ def micro_batches(
     for number, batch in enumerate(batches):
         waiting.append(_read(batch, number, device))
         while sum(part.samples for part in waiting) >= size:
-            joined = _joined(waiting)
-            yield joined.cut(0, size)
-            waiting = [joined.cut(size, joined.samples)] if joined.samples > size else []
+            whole = joined(waiting)
+            yield whole.cut(0, size)
+            waiting = [whole.cut(size, whole.samples)] if whole.samples > size else []
     if waiting:
-        yield _joined(waiting)
+        yield joined(waiting)
 
 
 def _read(batch: Batch, number: int, device: torch.device | str | None) -> MicroBatch:
@@ -98,13 +98,14 @@ def _read(batch: Batch, number: int, device: torch.device | str | None) -> Micro
     return MicroBatch(_each(positional, move), _each(targets, move), counts.pop())
 
 
-def _joined(parts: list[MicroBatch]) -> MicroBatch:
+def joined(parts: list[MicroBatch]) -> MicroBatch:
+    """Return the samples of all parts, in their order."""
     if len(parts) == 1:
         return parts[0]
     columns = [[*_tensors(part.inputs), *_tensors(part.targets)] for part in parts]
-    joined = iter([torch.cat(same) for same in zip(*columns, strict=True)])
+    whole = iter([torch.cat(same) for same in zip(*columns, strict=True)])
     # `_each` meets the tensors in the order in which `_tensors` lists them.
-    inputs, targets = _each((parts[0].inputs, parts[0].targets), lambda _: next(joined))
+    inputs, targets = _each((parts[0].inputs, parts[0].targets), lambda _: next(whole))
     return MicroBatch(inputs, targets, sum(part.samples for part in parts))
 
 

@@ -22,6 +22,7 @@ from prunecli.pipeline.masking import (
 from prunecli.pipeline.opening import Opened, open_model, open_new
 from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset, with_settings
+from prunecli.pipeline.processes import ALONE, WEIGHTS_ALONE, Processes, refuse_shared
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.scoring import split_argument
 from prunecli.pipeline.settings import Choices
@@ -40,10 +41,22 @@ class Finetuned:
     files: tuple[Path, ...]
 
 
-def finetune(checkpoint: str, choices: Choices | None = None, listener: Listener | None = None) -> Finetuned:
+def finetune(
+    checkpoint: str,
+    choices: Choices | None = None,
+    listener: Listener | None = None,
+    processes: Processes = ALONE,
+) -> Finetuned:
     """Train a checkpoint on, pruned or not. The run is kept beside the files, and can be taken up again.
 
+    Args:
+        checkpoint: what is trained on.
+        choices: what the user wants.
+        listener: hears of progress.
+        processes: those that train together; all but the first end where the model is trained.
+
     Raises:
+        Dismissed: this process has done its part, and is not the first.
         UsageError: choices contradict each other.
         InputError: a file is bad, unsafe, or does not match the others; there is no training data.
         OutputError: a file is there already, or cannot be written.
@@ -51,13 +64,19 @@ def finetune(checkpoint: str, choices: Choices | None = None, listener: Listener
     """
     choices, listener = choices or Choices(), listener or Silent()
     refuse_idle_recipe(choices.recipe, choices.given)
-    return _train(Path(checkpoint), "finetuned", choices, listener)
+    return _train(Path(checkpoint), "finetuned", choices, listener, processes)
 
 
-def train_new(choices: Choices, listener: Listener | None = None) -> Finetuned:
+def train_new(choices: Choices, listener: Listener | None = None, processes: Processes = ALONE) -> Finetuned:
     """Train a new model from random parameters, under a schedule that may prune it meanwhile.
 
+    Args:
+        choices: what the user wants.
+        listener: hears of progress.
+        processes: those that train together; all but the first end where the model is trained.
+
     Raises:
+        Dismissed: this process has done its part, and is not the first.
         UsageError: choices contradict each other; the schedule is unknown or cannot do what is asked.
         InputError: the spec or the data is bad.
         OutputError: a file is there already, or cannot be written.
@@ -66,13 +85,16 @@ def train_new(choices: Choices, listener: Listener | None = None) -> Finetuned:
     choices = with_weight_settings(with_preset(choices, choices.importance.preset, choices.given))
     name = named_after(None, choices.source)
     refuse_idle_in_training(choices)
-    return _train(name, "trained", choices, listener or Silent())
+    return _train(name, "trained", choices, listener or Silent(), processes)
 
 
-def _train(named_after: Path, done: str, choices: Choices, listener: Listener) -> Finetuned:
+def _train(
+    named_after: Path, done: str, choices: Choices, listener: Listener, processes: Processes
+) -> Finetuned:
     choices = with_settings(choices, find_schedule(choices.directed.schedule).usual, choices.given)
     choices.recipe.check()
     if prunes_weights(choices.importance):
+        refuse_shared(processes, WEIGHTS_ALONE)
         check_masking(choices)
     arguments = dict(split_argument(text, "--schedule-arg") for text in choices.directed.schedule_arg)
     if done != "trained":
@@ -82,7 +104,7 @@ def _train(named_after: Path, done: str, choices: Choices, listener: Listener) -
     check_run(paths.run, choices.run, choices.files.force)
     opened = _open(named_after, done, choices, listener)
     masking = None
-    with running_on(choices.machine, listener) as place:
+    with running_on(choices.machine, listener, processes) as place:
         if prunes_weights(choices.importance):
             opened, masking = masked_start(opened, choices, place, listener)
         cut = run_schedule(opened, choices.directed.schedule, arguments, paths.run, choices, place, listener)

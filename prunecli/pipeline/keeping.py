@@ -38,6 +38,7 @@ from prunecli.spec import to_json_dict
 from prunecli.spec.rebase import rebase
 from prunecli.strict_json import Json, to_plain
 from prunecli.training import Schedule, Tick, Training, saving
+from prunecli.training.together import gather_gradients
 from prunecli.weights import Masks
 from prunecli.whole_file import read_whole
 
@@ -134,39 +135,48 @@ class Keeper:
             raise DataError(f"`{test.source}` has no labels, and accuracy is measured on them.")
         self.settings = settings_of(job)
         self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
+        self.others_stop = False
+        """Whether any of several processes was asked to, as all of them know."""
 
     @property
     def wants_to_stop(self) -> bool:
-        """Whether somebody asked the run to stop."""
-        return self.stop()
+        """Whether somebody asked the run to stop; several processes stop behind the same minibatch."""
+        return self.others_stop if self.training.peers.are_several else self.stop()
 
     def tick(self, tick: Tick) -> None:
         """Pass on how far the run is; save it every few minutes."""
         self.listener.tick(tick)
-        if time.monotonic() >= self.next_save:
+        peers = self.training.peers
+        is_due = time.monotonic() >= self.next_save
+        stops, saves = peers.summed([self.stop(), is_due and peers.is_first])  # by one clock
+        self.others_stop = stops > 0
+        if saves:
             self.save()
 
     def evaluate(self, model: nn.Module) -> data.Evaluation | None:
         """Return how good the model is on the test data; None without any."""
-        return self.judge.evaluate(model, "accuracy")
+        return self.judge.evaluate(model, "accuracy", peers=self.training.peers)
 
     def epoch_over(self, training: Training, row: EpochRow) -> None:
         """Tell what the epoch brought, and write everything down."""
         self.listener.epoch(row, training.planned)
-        models = {LAST: self._model()}
-        if training.place.best_epoch == training.place.epoch:
-            models[BEST] = models[LAST]
-        self._write(models)  # before the state: what is written again after a crash is the same
+        if training.peers.is_first:
+            models = {LAST: self._model()}
+            if training.place.best_epoch == training.place.epoch:
+                models[BEST] = models[LAST]
+            self._write(models)  # before the state: what is written again after a crash is the same
         self.save()
 
     def save(self) -> None:
-        """Write down where the run stands."""
-        self._write(
-            {
-                STATE: saving.to_bytes(self.training, self.job.schedule, self.settings),
-                HISTORY: to_lines(self.training.history).encode(),
-            }
-        )
+        """Write down where the run stands; of several processes, the first one does."""
+        gather_gradients(self.training)
+        if self.training.peers.is_first:
+            self._write(
+                {
+                    STATE: saving.to_bytes(self.training, self.job.schedule, self.settings),
+                    HISTORY: to_lines(self.training.history).encode(),
+                }
+            )
         self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
 
     def start(self) -> None:
@@ -175,6 +185,8 @@ class Keeper:
         Raises:
             OutputError: the folder cannot be written.
         """
+        if not self.training.peers.is_first:
+            return
         for name in (STATE, LAST, BEST, *PICTURES):
             (self.job.folder / name).unlink(missing_ok=True)
         self._write({HISTORY: b""})  # or the first epoch would be trained for a folder that takes nothing
@@ -186,8 +198,10 @@ class Keeper:
             UsageError: it was started with other settings.
             CheckpointError: it is damaged.
         """
-        path = self.job.folder / STATE
-        saved = saving.from_bytes(read_whole(path, None), str(path))
+        path, peers = self.job.folder / STATE, self.training.peers
+        saved = saving.from_bytes(
+            peers.from_first(read_whole(path, None) if peers.is_first else b""), str(path)
+        )
         differing = [
             f"another {name}"
             if name in ("checkpoint", "spec", "choice of masked weights")

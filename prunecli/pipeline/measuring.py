@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from prunecli import data
+from prunecli.peers import ALONE, Peers
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened
 from prunecli.pipeline.running import Place, explained, float_dtype
@@ -38,13 +39,22 @@ class Judge:
         spec = self.opened.spec
         return data.open_data(source, spec, download=self.samples.download, seed=self.machine.seed)
 
-    def evaluate(self, model: nn.Module, stage: str, most: int | None = None) -> data.Evaluation | None:
-        """Return how good a model is on the test data, or the first samples of it."""
+    def evaluate(
+        self, model: nn.Module, stage: str, most: int | None = None, peers: Peers = ALONE
+    ) -> data.Evaluation | None:
+        """Return how good a model is on the test data, or the first samples of it.
+
+        Where several processes measure together, the statistics of the first one's model count.
+
+        Raises:
+            PeerError: one of them is gone.
+        """
         if self.test is None:
             return None
+        peers.spread(list(model.buffers()))
         lent = self.place.lend(model)
         count = len(self.test) if most is None else min(len(self.test), most)
-        total = ceil(count / self.samples.batch_size)
+        total = len(range(peers.rank, ceil(count / self.samples.batch_size), peers.count))
         stream = data.batches(
             self.test,
             self.samples.batch_size,
@@ -52,10 +62,12 @@ class Judge:
             self.machine.seed,
             device=self.place.device,
             dtype=float_dtype(lent),
+            first=peers.rank,
+            every=peers.count,
         )
         counted = _counted(islice(stream, total), total, stage, self.listener)
         with explained(lent, f"Measuring accuracy on `{self.test.source}`"):
-            return data.evaluate(lent, counted, self.opened.spec)
+            return data.evaluate(lent, counted, self.opened.spec, peers=peers)
 
     def accuracy(self, model: nn.Module, stage: str, most: int | None = None) -> Accuracy | None:
         """Return the same as a report holds it, which has no room for a loss of nan or inf."""

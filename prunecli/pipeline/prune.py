@@ -71,7 +71,10 @@ def prune(
     check_start(checkpoint, asked.start)
     choices = with_weight_settings(with_preset(asked, asked.importance.preset, asked.given))
     check_choices(choices)
-    refuse_shared(processes, _alone(choices))
+    if prunes_weights(choices.importance):
+        refuse_shared(processes, WEIGHTS_ALONE)
+    if choices.memory.streaming:
+        refuse_shared(processes, STREAMING)
     refuse_idle(choices, asked)
     streams = choices.memory.streaming
     choices = with_streaming(choices) if streams else with_learning(choices)
@@ -103,12 +106,3 @@ def prune(
     listener.progress("writing", 0, None)
     write_files(contents, choices.files.force)
     return Pruned(cut.smaller, cut.plan, report, tuple(contents))
-
-
-def _alone(choices: Choices) -> str | None:
-    """Return what of the choices one process does; None where several may share it."""
-    if choices.memory.streaming:
-        return STREAMING
-    if choices.steps.are_wanted:
-        return "`--steps`"
-    return WEIGHTS_ALONE if prunes_weights(choices.importance) else None

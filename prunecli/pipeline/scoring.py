@@ -29,7 +29,7 @@ from prunecli.pipeline.running import Place, parse_bytes
 from prunecli.pipeline.sampling import Sample, open_sample
 from prunecli.pipeline.settings import Importance, Machine, Samples, Study
 from prunecli.pipeline.versions import versions
-from prunecli.spec import to_json_dict
+from prunecli.spec import ModelSpec, to_json_dict
 from prunecli.spec.code import code_digest
 from prunecli.strict_json import Json
 
@@ -154,16 +154,20 @@ def _journal(
 def _conditions(opened: Opened, samples: Samples, machine: Machine, place: Place) -> dict[str, Json]:
     """Return what findings about a model depend on, whichever method looks at it."""
     spec = opened.spec
-    code = [text for text in (spec.factory, spec.task.loss) if ":" in text]
     return {
         "checkpoint": opened.checkpoint.digest if opened.checkpoint is not None else "new",
         "spec": to_json_dict(spec),
-        "code": {text: code_digest(spec, text) for text in code},
+        "code": digests_of_code(spec),
         "samples": [samples.samples, samples.batch_size],
         "machine": [place.device.type, str(place.dtype), machine.seed],
         "units": {group.name: group.width for group in opened.structure.groups},
         "version": versions(),
     }
+
+
+def digests_of_code(spec: ModelSpec) -> dict[str, Json]:
+    """Return what tells the user's own code from other code of the same name."""
+    return {text: code_digest(spec, text) for text in (spec.factory, spec.task.loss) if ":" in text}
 
 
 def _agree(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from prunecli.export.files import write_files
 from prunecli.graph.copying import clean_copy
 from prunecli.history import EpochRow
 from prunecli.model import build_model
-from prunecli.pipeline.keeping import Job, Keeper, on_cpu, owned
+from prunecli.peers import Peers
+from prunecli.pipeline.keeping import Job, Keeper, on_cpu, owned, settings_of
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened, open_model
 from prunecli.pipeline.running import Place, explained, float_dtype
+from prunecli.pipeline.scoring import digests_of_code
 from prunecli.pipeline.stopping import stopping_on_signals
+from prunecli.pipeline.versions import versions
 from prunecli.recipe import Recipe
 from prunecli.report import PhaseFacts, TrainingFacts, training_pictures
 from prunecli.strict_json import to_plain
@@ -30,6 +34,9 @@ from prunecli.training.distillation import distance
 from prunecli.training.loop import Course, Interrupted, LossOf, train
 from prunecli.training.schedule import Wishes
 from prunecli.training.training import Training
+
+_SAME_SIGNAL = 2.0
+"""So many seconds apart, signals to a process that torchrun started are the same one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +55,14 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
         KeyboardInterrupt: somebody stopped it; everything is kept, `--resume` goes on.
         DataError: there is no training data, or the loss is not finite.
         CheckpointError: the run on disk was started with other settings.
+        InputError: another process was told something else.
+        Dismissed: this process has done its part, and is not the first.
     """
     job.recipe.check()
     _check_judge(job)
+    processes = place.processes
     course = _course(job, place, listener)
+    _note_idle(course.stream, listener)
     place = place.in_full
     training = Training(
         _ready(job.opened.model, job, place),
@@ -60,11 +71,17 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
         job.opened.structure if job.schedule.info.prunes else None,
         scaler=GradScaler(place.device.type, enabled=course.autocast is torch.float16),
         masks=job.opened.masks or {},
+        peers=processes,
     )
     job.schedule.wishes = _with_means(job, training, course, place)
-    with owned(job.folder), stopping_on_signals() as stop:
+    _agree(job, place)
+    with (
+        owned(job.folder) if processes.is_first else nullcontext(),
+        stopping_on_signals(_SAME_SIGNAL if processes.are_several else 0.0) as stop,
+    ):
         keeper = Keeper(job, training, place, listener, stop)
         _go(job, training, course, keeper)
+    processes.dismiss_others()
     training.shrink()
     if _takes_best(job) and training.place.best_epoch not in (0, training.place.epoch):
         keeper.fill_with_best()
@@ -73,6 +90,34 @@ def run_training(job: Job, place: Place, listener: Listener) -> Trained:
     pictures = training_pictures(facts)
     write_files({job.folder / name: picture.encode() for name, picture in pictures.items()}, force=True)
     return Trained(on_cpu(training.judged, job.opened.model), training, facts)
+
+
+def _agree(job: Job, place: Place) -> None:
+    """Make sure that all processes train the same, and have looked at the folder before it is written to.
+
+    Raises:
+        InputError: they do not.
+        PeerError: another process failed.
+    """
+    place.processes.agree(
+        {
+            "choice of settings": [settings_of(job), str(job.run)],
+            "code": digests_of_code(job.opened.spec),
+            "device": place.device.type,
+            "version of a package": versions(),
+        }
+    )
+
+
+def _note_idle(stream: data.Shuffled, listener: Listener) -> None:
+    """Say so where minibatches have too few samples for all processes."""
+    count = stream.peers.count
+    size = stream.size_of(0)
+    busy = sum(part.stop > part.start for part in (Peers(rank, count).part(size) for rank in range(count)))
+    if busy < count:
+        listener.note(
+            f"minibatches of {size} samples for {count} processes: {count - busy} have nothing to do"
+        )
 
 
 def _go(job: Job, training: Training, course: Course, keeper: Keeper) -> None:
@@ -94,7 +139,7 @@ def _go(job: Job, training: Training, course: Course, keeper: Keeper) -> None:
 
 def _course(job: Job, place: Place, listener: Listener) -> Course:
     """Return what is trained on, and how a step is made."""
-    stream, classes = _open_stream(job), _classes(job.opened)
+    stream, classes = _open_stream(job, place.processes), _classes(job.opened)
     if classes is None and stream.augment is not None and stream.augment.mixtures:
         raise UsageError("`--augment mixup` and `cutmix` mix classes, which this model does not tell apart.")
     return Course(
@@ -117,7 +162,14 @@ def _with_means(job: Job, training: Training, course: Course, place: Place) -> W
         loss_fn=data.loss_function(job.opened.spec),
         fresh=_fresh(job, place),
         sample=lambda count: data.batches(
-            stream.samples, stream.batch_size, count, stream.seed, place.device, dtype
+            stream.samples,
+            stream.batch_size,
+            count,
+            stream.seed,
+            place.device,
+            dtype,
+            first=stream.peers.rank,
+            every=stream.peers.count,
         ),
     )
 
@@ -146,7 +198,7 @@ def _check_judge(job: Job) -> None:
         )
 
 
-def _open_stream(job: Job) -> data.Shuffled:
+def _open_stream(job: Job, peers: Peers) -> data.Shuffled:
     spec = job.opened.spec
     if spec.data.train is None:
         raise DataError(
@@ -155,7 +207,9 @@ def _open_stream(job: Job) -> data.Shuffled:
         )
     dataset = data.open_data(spec.data.train, spec, download=job.samples.download, seed=job.machine.seed)
     augment = data.parse_augmentation(job.recipe.augment) if job.recipe.augment else None
-    return data.Shuffled(dataset, job.samples.batch_size, job.machine.seed, augment, job.recipe.workers)
+    return data.Shuffled(
+        dataset, job.samples.batch_size, job.machine.seed, augment, job.recipe.workers, peers
+    )
 
 
 def _loss_of(job: Job, place: Place, listener: Listener) -> LossOf:

@@ -23,7 +23,7 @@ from prunecli.importance.undisturbed import ScoreBN, undisturbed
 from prunecli.recipe import RateName
 from prunecli.strict_json import Json, from_plain, to_plain
 from prunecli.training.complexity import kernels
-from prunecli.training.density import Counts, counting, rectified
+from prunecli.training.density import Counts, counting, rectified, together
 from prunecli.training.generations import Generation, close, figures, has_settled, slope_of
 from prunecli.training.schedule import Schedule, schedule
 from prunecli.training.sizing import Select, choose
@@ -209,7 +209,8 @@ class ByDensity(Schedule):
         if self.count is Counting.EVAL:
             return nullcontext()
         assert training.now is not None
-        return counting(training.model, training.now, self._counted(training), self.counts)
+        names = self._counted(training)
+        return counting(training.model, training.now, names, self.counts, training.peers)
 
     def after_epoch(self, training: Training, row: EpochRow) -> EpochRow:
         """Note the densities, and end the generation where they settled."""
@@ -309,16 +310,17 @@ class ByDensity(Schedule):
                 yield group
 
     def _count_on_samples(self, training: Training) -> None:
-        """Count on samples that are the same after each epoch."""
+        """Count on samples that are the same after each epoch; each process looks at its batches of them."""
         assert training.now is not None
         assert self.wishes.sample is not None
         names = self._counted(training)
         with (
             undisturbed(training.model, ScoreBN.EVAL, self.wishes.seed),
             torch.no_grad(),
+            together(self.counts, names, training.peers) as counts,
         ):
             for inputs, _ in self.wishes.sample(self.samples or None):
-                with counting(training.model, training.now, names, self.counts):
+                with counting(training.model, training.now, names, counts):
                     training.model(**inputs) if isinstance(inputs, Mapping) else training.model(*inputs)
 
     def _densities(self) -> dict[str, float]:

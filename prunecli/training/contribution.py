@@ -111,6 +111,11 @@ class ByContribution(Schedule):
         """Not before the last cut: the others come after so many epochs."""
         return self.meter is None
 
+    @property
+    def looks_at_samples(self) -> bool:
+        """Whether the method does, while a further cut comes."""
+        return self.meter is not None and self.meter.looks_again
+
     def after_backward(self, training: Training, batch: MicroBatch) -> None:
         """Score the minibatch."""
         if self.meter is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunecli.errors import ScoreError
 from prunecli.graph.calls import CallWatch, following
 from prunecli.graph.structure import CallKey, Group, Site, SiteKind, Structure
+from prunecli.peers import ALONE, Peers
 from prunecli.strict_json import Json
 
 
@@ -70,6 +71,23 @@ class Counts:
         return cls(positive, {group: pair[1] for group, pair in plain.items()})
 
 
+@contextmanager
+def together(counts: Counts, groups: Collection[str], peers: Peers) -> Iterator[Counts]:
+    """Lend counts to add to, and add what all processes counted meanwhile to `counts`.
+
+    Raises:
+        PeerError: another process is gone.
+    """
+    if not peers.are_several:
+        yield counts
+        return
+    own = Counts()
+    yield own
+    sums = peers.summed([float(each) for name in groups for each in own.of(name)])
+    for name, positive, count in zip(groups, sums[::2], sums[1::2], strict=True):
+        counts.add(name, torch.tensor(int(positive)), int(count))
+
+
 def rectified(group: Group) -> tuple[Site, ...]:
     """Return where a ReLU has just set to zero what is negative of the units."""
     return tuple(site for site in group.sites if site.kind is SiteKind.RECTIFIED)
@@ -77,7 +95,11 @@ def rectified(group: Group) -> tuple[Site, ...]:
 
 @contextmanager
 def counting(
-    model: nn.Module, structure: Structure, groups: Collection[str], counts: Counts
+    model: nn.Module,
+    structure: Structure,
+    groups: Collection[str],
+    counts: Counts,
+    peers: Peers = ALONE,
 ) -> Iterator[None]:
     """Count in every forward pass meanwhile; one comparison per output, and nothing is changed.
 
@@ -86,16 +108,22 @@ def counting(
         structure: that of the model as it is now.
         groups: the names of those that are counted.
         counts: what is added to.
+        peers: the processes that count together, each on what it runs.
 
     Raises:
         ScoreError: the forward pass takes another path than the trace did.
+        PeerError: another process is gone.
     """
     places: dict[CallKey, list[_Place]] = {}
     for group in structure.groups:
         if group.name in groups:
             for site in rectified(group):
                 places.setdefault(site.call, []).append(_Place(group.name, site))
-    with following(model) as modules, _Count(modules, places, counts):
+    with (
+        together(counts, groups, peers) as own,
+        following(model) as modules,
+        _Count(modules, places, own),
+    ):
         yield
 
 

@@ -110,6 +110,11 @@ class Iterative(Schedule):
         """Not before the budget is met."""
         return self.is_done
 
+    @property
+    def looks_at_samples(self) -> bool:
+        """Whether the method does, while it scores."""
+        return self._scores_now and self.meter is not None and self.meter.looks_again
+
     def after_backward(self, training: Training, batch: MicroBatch) -> None:
         """Score the minibatch."""
         if self._scores_now:

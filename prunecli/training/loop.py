@@ -17,9 +17,10 @@ from prunecli.data import Batch, Evaluation, Shuffled, hit_share
 from prunecli.errors import DataError
 from prunecli.graph.not_finite import where_not_finite
 from prunecli.history import EpochRow
-from prunecli.importance.micro_batches import MicroBatch
+from prunecli.importance.micro_batches import MicroBatch, joined
 from prunecli.spec.model_spec import Metric, TaskSpec
 from prunecli.training.schedule import Schedule
+from prunecli.training.together import add_up_gradients, check_same
 from prunecli.training.training import Tally, Training
 
 
@@ -113,6 +114,7 @@ def train(training: Training, schedule: Schedule, course: Course, company: Compa
         if training.place.phase_epoch >= training.phase.epochs:
             _turn(training, schedule)
         if row is not None:
+            check_same(training)
             training.history.append(replace(row, notes=(*row.notes, *training.notes)))
             training.notes.clear()
             company.epoch_over(training, training.history[-1])
@@ -135,7 +137,7 @@ def _run_epoch(training: Training, schedule: Schedule, course: Course, company: 
     for batch in course.stream.epoch(training.place.epoch, training.place.batch):
         if company.wants_to_stop:
             raise Interrupted
-        with _drawing_from(course, training.place.step):
+        with _drawing_from(course, training.place.step, training.peers.rank):
             step.take(batch)
         company.tick(_tick(training, course))
 
@@ -193,28 +195,29 @@ class _Step:
         self.scaler = training.scaler
 
     def take(self, batch: Batch) -> None:
-        """Run forward and backward on a minibatch, and let the optimizer step when it is time."""
+        """Run forward and backward on a minibatch, and let the optimizer step when it is time.
+
+        Several processes do so together, each with its part of the minibatch.
+        """
         training, course = self.training, self.course
         assert training.phase is not None
-        inputs, targets = tree_map_only(Tensor, self._moved, batch)
-        if course.classes is not None and training.phase.trains:
-            inputs, targets = course.stream.mix(
-                (inputs, targets), course.classes, training.place.epoch, training.place.batch
-            )
+        whole, part = self._received(batch)
+        output = loss = None
         with course.explaining(training.model), self._autocast(), self.schedule.watching(training):
-            output = training.model(**inputs) if isinstance(inputs, Mapping) else training.model(*inputs)
-            loss = course.loss_of(output, targets, inputs)
-        value = loss.item()
+            if part.samples:
+                output = _output(training.model, part)
+                loss = course.loss_of(output, part.targets, part.inputs)
+        value = self._count(loss, output, part)
         if not isfinite(value):
-            raise self._diverged(value, inputs)
-        self.scaler.scale(loss / self._together).backward()
-        count = len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0])
-        self._count(value, count, output, targets)
+            raise self._diverged(value, loss, part)
+        self._differentiate(loss, part.samples / whole.samples)
         is_due = (training.place.batch + 1) % training.recipe.accumulate == 0
         is_due = is_due or training.place.batch + 1 == training.steps_per_epoch
+        if is_due:
+            add_up_gradients(training.model, training.peers)
         is_sound = self._unscale() if is_due else True
         if is_sound:  # else nothing moves, and there is nothing to learn from it
-            self.schedule.after_backward(training, MicroBatch(inputs, targets, count))
+            self.schedule.after_backward(training, whole)
         training.place.batch += 1
         training.place.step += 1
         if is_due:
@@ -222,14 +225,42 @@ class _Step:
         if is_sound:
             self.schedule.after_step(training, value)
 
-    def _diverged(self, loss: float, inputs: Any) -> DataError:
+    def _received(self, batch: Batch) -> tuple[MicroBatch, MicroBatch]:
+        """Return the minibatch as schedules see it, and this process's part of it, where the model runs."""
+        training, course, peers = self.training, self.course, self.training.peers
+        assert training.phase is not None
+        place, classes = training.place, course.classes
+        count = course.stream.size_of(place.batch)
+        own = peers.part(count)
+        mixes = course.stream.mixes and classes is not None and training.phase.trains
+        is_whole = not peers.are_several or mixes or self.schedule.looks_at_samples
+        part = MicroBatch(*batch, own.stop - own.start)
+        if peers.are_several and is_whole:
+            part = joined([each for each in peers.heard(part) if each.samples])
+        inputs, targets = tree_map_only(Tensor, self._moved, (part.inputs, part.targets))
+        if mixes:
+            assert classes is not None
+            inputs, targets = course.stream.mix((inputs, targets), classes, place.epoch, place.batch)
+        found = MicroBatch(inputs, targets, part.samples)
+        return (found, found.cut(own.start, own.stop)) if is_whole else (MicroBatch((), None, count), found)
+
+    def _differentiate(self, loss: Tensor | None, share: float) -> None:
+        """Add this process's share of the minibatch's gradient to what the parameters hold."""
+        if loss is None:  # then it has no share; but the scaler is to know that there was a minibatch
+            self.scaler.scale(torch.zeros((), device=self.course.device))
+        else:
+            self.scaler.scale(loss * share / self._together).backward()
+
+    def _diverged(self, value: float, loss: Tensor | None, part: MicroBatch) -> DataError:
         """Return what to say of a loss that is not finite: where, and which module made it so."""
-        place = self.training.place
-        args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
-        with self._autocast():
-            blame = where_not_finite(self.training.model, args, kwargs)
+        place, own = self.training.place, ""
+        if loss is not None and not isfinite(loss.item()):
+            args, kwargs = ((), part.inputs) if isinstance(part.inputs, Mapping) else (part.inputs, {})
+            with self._autocast():
+                own = where_not_finite(self.training.model, args, kwargs)
+        blame = next(filter(None, self.training.peers.heard(own)), "")
         return DataError(
-            f"The loss became {loss} in epoch {place.epoch + 1}, minibatch {place.batch}.{blame} "
+            f"The loss became {value} in epoch {place.epoch + 1}, minibatch {place.batch}.{blame} "
             "Lower `--lr`, add `--warmup` or `--clip`, or train in float32."
         )
 
@@ -268,18 +299,24 @@ class _Step:
         self.scaler.update()
         optimizer.zero_grad()
 
-    def _count(self, loss: float, samples: int, output: Any, targets: Any) -> None:
-        tally = self.training.tally
+    def _count(self, loss: Tensor | None, output: Any, part: MicroBatch) -> float:
+        """Count the minibatch as all processes saw it, and return its mean loss."""
+        tally, peers, task = self.training.tally, self.training.peers, self.course.task
         if not tally.samples and self.training.optimising is not None:
             tally.rate = self.training.optimising.rate_now
-        tally.loss += loss * samples
-        tally.samples += samples
+        value = loss.item() if loss is not None else 0.0
         with torch.no_grad():
-            task = self.course.task
-            share = hit_share(output, targets, 1, task.loss) if task.counts_hits else None
-        if share is not None:
-            tally.hits += share * samples
-            tally.judged += samples
+            counts = loss is not None and task.counts_hits
+            share = hit_share(output, part.targets, 1, task.loss) if counts else None
+        own = part.samples if share is not None else 0
+        total, samples, hits, judged = peers.summed(
+            [value * part.samples, part.samples, (share or 0.0) * own, own]
+        )
+        tally.loss += total
+        tally.samples += int(samples)
+        tally.hits += hits
+        tally.judged += int(judged)
+        return total / samples if peers.are_several else value
 
     def _moved(self, tensor: Tensor) -> Tensor:
         like = next(self.training.model.parameters())
@@ -294,10 +331,15 @@ class _Step:
         return torch.autocast(self.course.device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def _output(model: nn.Module, part: MicroBatch) -> Any:
+    return model(**part.inputs) if isinstance(part.inputs, Mapping) else model(*part.inputs)
+
+
 @contextmanager
-def _drawing_from(course: Course, step: int) -> Iterator[None]:
-    """Seed torch's generators for one minibatch, and give them back."""
-    drawn = np.random.SeedSequence([course.seed, step]).generate_state(1, np.uint64)[0]
+def _drawing_from(course: Course, step: int, rank: int) -> Iterator[None]:
+    """Seed torch's generators for one minibatch, in each process differently, and give them back."""
+    numbers = [course.seed, step, rank] if rank else [course.seed, step]
+    drawn = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     with torch.random.fork_rng(devices=[course.device] if course.device.type == "cuda" else []):
         torch.manual_seed(int(drawn))
         yield

@@ -127,7 +127,8 @@ class SavedRun:
                     found[parameter, key] = tensor
                 load_state(training.optimising, training.model, found, run.optimising)
             parameters = dict(training.model.named_parameters())
-            for name, gradient in self._part("gradient.").items():
+            gradients = self._part("gradient.") if training.peers.is_first else {}  # they are added up
+            for name, gradient in gradients.items():
                 parameters[name].grad = torch.empty_like(parameters[name], requires_grad=False).copy_(
                     gradient
                 )

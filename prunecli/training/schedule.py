@@ -91,12 +91,21 @@ class Schedule:
         """Say whether `--patience` may end the phase: not where units are still to leave."""
         return True
 
+    @property
+    def looks_at_samples(self) -> bool:
+        """Whether `after_backward` looks at the samples of the minibatch again, not at gradients alone."""
+        return False
+
     def watching(self, training: Training) -> AbstractContextManager[Any]:
-        """Return what watches the forward pass of a minibatch."""
+        """Return what watches the forward pass of a minibatch; of several processes, of this one's part."""
         return nullcontext()
 
     def after_backward(self, training: Training, batch: MicroBatch) -> None:
-        """See a minibatch whose gradients are there and whose step is not: the place to score."""
+        """See a minibatch whose gradients are there and whose step is not: the place to score.
+
+        Every one of several processes sees the whole minibatch, and so the same; where `looks_at_samples`
+        says that nobody looks, its size alone.
+        """
 
     def before_step(self, training: Training) -> None:
         """Change the gradients that the optimizer is about to follow, before they are clipped."""

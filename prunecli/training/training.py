@@ -20,7 +20,9 @@ from prunecli.graph.cutting import cut, slice_masks, slice_tensor
 from prunecli.graph.restrict import restrict
 from prunecli.graph.structure import Kept, Structure
 from prunecli.history import EpochRow
+from prunecli.peers import ALONE, Peers
 from prunecli.recipe import RateName, Recipe
+from prunecli.strict_json import Json
 from prunecli.training.optimising import Optimising, make_optimising, move_state, state_tensors
 
 
@@ -109,6 +111,8 @@ class Training:
     """Says how good a model is on test data, if there is any: for schedules that measure a cut."""
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameter -> a bool per weight of the model as it is now, True = keep; changed by `set_masks`."""
+    peers: Peers = ALONE
+    """The processes that train the same model, each on its part of every minibatch."""
 
     def __post_init__(self) -> None:
         """Start with all units, and with zeros where the masks (of the dense model) say so."""
@@ -199,6 +203,7 @@ class Training:
     def start_over(self, model: nn.Module, kept: Kept) -> None:
         """Go on with another dense model, of which `kept` (of all groups) stays: begin a phase next."""
         assert self.structure is not None
+        self.peers.agree(_plan_of(kept))
         self.kept = {name: kept[name] for name in self.kept}
         self.present = dict(self.kept)
         self._silenced = []
@@ -216,6 +221,7 @@ class Training:
         """
         assert self.structure is not None
         assert self.now is not None
+        self.peers.agree(_plan_of(kept))
         gone = {name: self.kept[name] & ~stays for name, stays in kept.items() if name in self.kept}
         self.kept = {name: self.kept[name] & kept.get(name, self.kept[name]) for name in self.kept}
         self.place.forget_best()
@@ -253,10 +259,12 @@ class Training:
     def dense_scores(self, scores: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
         """Return scores of the units present as scores of all units: -inf for those that do not stay.
 
+        Of several processes, the first one's count.
+
         Raises:
             BudgetError: a unit that stays has a score that is not finite.
         """
-        spread = {}
+        scores, spread = self.peers.from_first(dict(scores)), {}
         for name in scores:
             present, stays = (torch.from_numpy(table[name]) for table in (self.present, self.kept))
             whole = torch.full((len(present),), -torch.inf, dtype=torch.float64)
@@ -353,6 +361,11 @@ class Training:
     def _averaging(self, model: nn.Module) -> AveragedModel:
         assert self.recipe.ema is not None
         return AveragedModel(clean_copy(model), multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema))
+
+
+def _plan_of(kept: Kept) -> dict[str, Json]:
+    """Return what processes agree on before units leave."""
+    return {"plan": {name: np.flatnonzero(stays).tolist() for name, stays in kept.items()}}
 
 
 def _check_shapes(masks: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

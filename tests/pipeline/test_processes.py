@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -21,13 +15,12 @@ from prunecli.errors import UsageError
 from prunecli.importance import Observations
 from prunecli.importance.context import Merge, State
 from prunecli.pipeline.processes import ALONE, Processes, joined, refuse_shared, started
+from tests.several import run_several, torchrun
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "sample_models" / "digits_mlp" / "model.pt")
 SAMPLE = ("--samples", "300", "--threads", "1")  # 5 micro-batches: one process has more than the other
 METHODS = ("taylor-fo", "fisher", "magnitude")
-PATIENCE = 120
-"""Seconds for all that processes do; they take ten or twenty."""
 FAULTY = """
 import os, signal, time
 import torch
@@ -42,21 +35,6 @@ class Net(torch.nn.Module):
             FAULT
         return self.second(self.first(x).relu())
 """
-
-
-def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Start so many processes, and wait for their end."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    with subprocess.Popen(
-        command, stdout=PIPE, stderr=PIPE, text=True, env=environment, start_new_session=True
-    ) as agent:
-        try:
-            out, err = agent.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(agent.pid, signal.SIGKILL)
-            raise
-    return subprocess.CompletedProcess(command, agent.returncode, out, err)
 
 
 def commands_in(folder: Path) -> dict[str, list[str]]:
@@ -77,20 +55,10 @@ def shared_out(folder: Path, count: int) -> tuple[dict[str, list[Any]], dict[str
         "differing": ["score", MODEL, "--samples", "9", "--seed", "{rank}"],
         "unknown": ["score", MODEL, "--method", "nosuch"],
         "misused": ["score", MODEL, "--nosuch"],
-        "steps": ["prune", MODEL, "--keep", "0.5", "--steps", "2", "--epochs", "1", "--out", str(folder)],
         "weights": ["score", MODEL, "--granularity", "weight", "--method", "magnitude"],
-        "train": ["finetune", MODEL, "--epochs", "1"],
+        "sweep": ["sweep", MODEL, "--keep", "0.5"],
     }
-    commands = {**commands_in(folder), **more}
-    (folder / "commands.json").write_text(json.dumps(list(commands.values())))
-    done = torchrun(count, str(ROOT / "tests" / "several.py"), str(folder))
-    assert done.returncode == 0, done.stderr
-    names = (*commands, "silent")
-    first, last = (
-        dict(zip(names, json.loads((folder / f"{rank}.json").read_text()), strict=True))
-        for rank in (0, count - 1)
-    )
-    return first, last
+    return run_several({**commands_in(folder), **more}, folder, count)
 
 
 def check_shared(folder: Path, count: int) -> None:
@@ -121,9 +89,8 @@ def _check_told(first: Mapping[str, list[Any]], last: Mapping[str, list[Any]], c
     for name, text in {
         "unknown": "no method `nosuch`",
         "misused": "No such option: --nosuch",
-        "steps": "`--steps` runs in one process",
         "weights": "`--granularity weight` runs in one process",
-        "train": f"`prunecli finetune` runs in one process, and torchrun started {count}",
+        "sweep": f"`prunecli sweep` runs in one process, and torchrun started {count}",
     }.items():
         assert (first[name][0], last[name][0]) == (2, 2)
         assert text in first[name][2]
@@ -192,7 +159,7 @@ def test_without_torchrun_there_is_one_process() -> None:
 
 
 def test_what_is_not_shared_is_refused() -> None:
-    refuse_shared(ALONE, "`--steps`")
+    refuse_shared(ALONE, "`prunecli sweep`")
     refuse_shared(Processes(0, 2), None)
-    with pytest.raises(UsageError, match="`--steps` runs in one process, and torchrun started 2"):
-        refuse_shared(Processes(1, 2), "`--steps`")
+    with pytest.raises(UsageError, match="`prunecli sweep` runs in one process, and torchrun started 2"):
+        refuse_shared(Processes(1, 2), "`prunecli sweep`")

@@ -22,7 +22,7 @@ from prunecli.pipeline.masking import (
 from prunecli.pipeline.opening import Opened, open_model, open_new
 from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset, with_settings
-from prunecli.pipeline.processes import ALONE, WEIGHTS_ALONE, Processes, refuse_shared
+from prunecli.pipeline.processes import ALONE, Processes
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.scoring import split_argument
 from prunecli.pipeline.settings import Choices
@@ -94,7 +94,6 @@ def _train(
     choices = with_settings(choices, find_schedule(choices.directed.schedule).usual, choices.given)
     choices.recipe.check()
     if prunes_weights(choices.importance):
-        refuse_shared(processes, WEIGHTS_ALONE)
         check_masking(choices)
     arguments = dict(split_argument(text, "--schedule-arg") for text in choices.directed.schedule_arg)
     if done != "trained":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -39,7 +37,7 @@ from prunecli.spec.rebase import rebase
 from prunecli.strict_json import Json, to_plain
 from prunecli.training import Schedule, Tick, Training, saving
 from prunecli.training.together import gather_gradients
-from prunecli.weights import Masks
+from prunecli.weights.masked import digest_of_masks
 from prunecli.whole_file import read_whole
 
 STATE = "state.safetensors"
@@ -276,7 +274,7 @@ def settings_of(job: Job) -> dict[str, Json]:
         {
             "checkpoint": job.opened.checkpoint.digest if job.opened.checkpoint else "new",
             "spec": to_json_dict(job.opened.spec),
-            "choice of masked weights": _digest(job.opened.masks or {}),
+            "choice of masked weights": digest_of_masks(job.opened.masks or {}),
             "schedule": job.schedule.info.name,
             **{f"schedule {name}": value for name, value in arguments_of(job.schedule).items()},
             **{name: value for name, value in recipe.items() if name not in _NOT_THE_RUN},
@@ -286,15 +284,6 @@ def settings_of(job: Job) -> dict[str, Json]:
             **{f"budget {item.name}": _plain(getattr(wishes, item.name)) for item in fields(wishes)},
         }
     )
-
-
-def _digest(masks: Masks) -> str | None:
-    """Return a text that tells masks from others; None without any."""
-    digest = hashlib.sha256()
-    for name in sorted(masks):
-        digest.update(f"{name} {list(masks[name].shape)} ".encode())
-        digest.update(np.packbits(masks[name].numpy()).tobytes())
-    return digest.hexdigest() if masks else None
 
 
 def _plain(value: Any) -> Json:

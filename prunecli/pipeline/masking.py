@@ -38,7 +38,7 @@ from prunecli.weights import (
     choose_masks,
 )
 from prunecli.weights.collapse import collapse
-from prunecli.weights.masked import with_masks
+from prunecli.weights.masked import digest_of_masks, with_masks
 from prunecli.weights.patterns import Pattern
 
 _USUAL: Mapping[str, Mapping[str, Any]] = {"importance": {"method": ("magnitude",)}}
@@ -93,6 +93,7 @@ def decide_masks(opened: Opened, choices: Choices, place: Place, listener: Liste
     method = choices.importance.method[0]
     lender, sample = lender_of(opened, choices, method, place, listener)
     masking = choose_masks(lender, budget_of(choices), selection_of(choices))
+    place.processes.agree({"choice of weights": digest_of_masks(masking.masks)})
     masking = replace(masking, about=annotated(masking.about, sample, opened))
     if masking.collapsed and choices.weights.no_collapse:
         raise NotPrunableError(

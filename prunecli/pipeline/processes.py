@@ -19,9 +19,6 @@ _LAUNCHED = "TORCHELASTIC_RUN_ID"
 """What torchrun sets for every process it starts."""
 
 
-WEIGHTS_ALONE = "`--granularity weight`"
-
-
 class Dismissed(Exception):  # noqa: N818 - not an error
     """This process has done its part; the first one goes on alone."""
 
@@ -69,15 +66,15 @@ def refuse_shared(processes: Processes, what: str | None) -> None:
 
     Args:
         processes: those that torchrun started.
-        what: a command or option that runs in one process; None where all may share.
+        what: a command that runs in one process; None where all may share.
 
     Raises:
         UsageError: there are several.
     """
     if what is not None and processes.are_several:
         raise UsageError(
-            f"{what} runs in one process, and torchrun started {processes.count}. `score`, `prune`, "
-            "`finetune` and `train` of units are shared; leave torchrun out for the rest."
+            f"{what} runs in one process, and torchrun started {processes.count}. Only `score`, "
+            "`prune`, `finetune` and `train` are shared; leave torchrun out."
         )
 
 

@@ -19,7 +19,7 @@ from prunecli.pipeline.masking import mask_at_once, open_asked, with_weight_sett
 from prunecli.pipeline.opening import check_start
 from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset
-from prunecli.pipeline.processes import ALONE, WEIGHTS_ALONE, Processes, refuse_shared
+from prunecli.pipeline.processes import ALONE, Processes
 from prunecli.pipeline.recovering import check_sample
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Choices
@@ -71,8 +71,6 @@ def prune(
     check_start(checkpoint, asked.start)
     choices = with_weight_settings(with_preset(asked, asked.importance.preset, asked.given))
     check_choices(choices)
-    if prunes_weights(choices.importance):
-        refuse_shared(processes, WEIGHTS_ALONE)
     if choices.memory.streaming:
         refuse_shared(processes, STREAMING)
     refuse_idle(choices, asked)

@@ -14,7 +14,7 @@ from prunecli.pipeline.listener import Listener, Silent
 from prunecli.pipeline.masking import with_weight_settings
 from prunecli.pipeline.opening import open_model
 from prunecli.pipeline.presets import fill, find_preset
-from prunecli.pipeline.processes import ALONE, WEIGHTS_ALONE, Processes, refuse_shared
+from prunecli.pipeline.processes import ALONE, Processes
 from prunecli.pipeline.running import parse_bytes, running_on
 from prunecli.pipeline.scoring import check_importance, measure_scores
 from prunecli.pipeline.settings import Choices, Importance, Machine, Samples, Source, Study
@@ -67,7 +67,6 @@ def score(
     asked = importance
     importance = fill(asked, find_preset(asked.preset).get("importance", {}), given)
     if prunes_weights(importance):
-        refuse_shared(processes, WEIGHTS_ALONE)
         importance = with_weight_settings(Choices(importance=importance, given=given)).importance
     study, machine, listener = study or Study(), machine or Machine(), listener or Silent()
     check_importance(importance, study)

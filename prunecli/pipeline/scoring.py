@@ -16,7 +16,6 @@ from prunecli.importance import (
     Journal,
     ScoreBN,
     Scores,
-    Share,
     build_methods,
     find_method,
     score,
@@ -27,7 +26,7 @@ from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened
 from prunecli.pipeline.running import Place, parse_bytes
 from prunecli.pipeline.sampling import Sample, open_sample
-from prunecli.pipeline.settings import Importance, Machine, Samples, Study
+from prunecli.pipeline.settings import Importance, Machine, Samples, Study, Weights
 from prunecli.pipeline.versions import versions
 from prunecli.spec import ModelSpec, to_json_dict
 from prunecli.spec.code import code_digest
@@ -88,7 +87,7 @@ def measure_scores(
     memory = parse_bytes(machine.max_memory, "--max-memory")
 
     share = place.processes.share()
-    _agree(opened, importance, samples, machine, place, study)
+    agree(opened, importance, samples, machine, place, study)
 
     def scored(
         names: Sequence[str], arguments: Mapping[str, object], journal: Journal, gate: Gate, score_bn: ScoreBN
@@ -96,7 +95,7 @@ def measure_scores(
         sample = None
         if needing:
             sample = open_sample(opened, needing, samples, machine, place, model, share.rank, share.count)
-            _note_idle(sample, share, samples, listener)
+            note_idle(sample.batches_of_all, share.count, samples.batch_size, listener)
         found = score(
             model,
             opened.structure,
@@ -170,8 +169,13 @@ def digests_of_code(spec: ModelSpec) -> dict[str, Json]:
     return {text: code_digest(spec, text) for text in (spec.factory, spec.task.loss) if ":" in text}
 
 
-def _agree(
-    opened: Opened, importance: Importance, samples: Samples, machine: Machine, place: Place, study: Study
+def agree(
+    opened: Opened,
+    importance: Importance,
+    samples: Samples,
+    machine: Machine,
+    place: Place,
+    more: Study | Weights,
 ) -> None:
     """Make sure that all processes which share the work score the same, in the same way.
 
@@ -179,17 +183,19 @@ def _agree(
         InputError: they do not.
         PeerError: another process failed.
     """
+    if not place.processes.are_several:
+        return
     conditions = _conditions(opened, samples, machine, place)
     facts = {_FACTS.get(name, name): fact for name, fact in conditions.items()}
-    place.processes.agree({**facts, "method": [str(importance), str(study)]})
+    place.processes.agree({**facts, "method": [str(importance), str(more)]})
 
 
-def _note_idle(sample: Sample, share: Share, samples: Samples, listener: Listener) -> None:
+def note_idle(batches: int, processes: int, size: int, listener: Listener) -> None:
     """Say so where there are fewer batches than processes."""
-    if sample.batches_of_all < share.count:
+    if batches < processes:
         listener.note(
-            f"{sample.batches_of_all} batches of {samples.batch_size} samples for {share.count} processes: "
-            f"{share.count - sample.batches_of_all} have nothing to score"
+            f"{batches} batches of {size} samples for {processes} processes: "
+            f"{processes - batches} have nothing to score"
         )
 
 

@@ -19,7 +19,7 @@ from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened
 from prunecli.pipeline.running import Place, explained, float_dtype, parse_bytes
 from prunecli.pipeline.sampling import Sample, open_sample
-from prunecli.pipeline.scoring import annotated, arguments_of_method
+from prunecli.pipeline.scoring import agree, annotated, arguments_of_method, note_idle
 from prunecli.pipeline.settings import Choices, Importance, Samples
 from prunecli.weights import Lender, prunable_weights, score_weights
 from prunecli.weights import Sample as Scored
@@ -80,14 +80,17 @@ def lender_of(
         NotPrunableError: the model has no weights that can be pruned.
         UsageError: the method is unknown.
         DataError: it looks at data, and there is none.
+        InputError: other processes that share the work were told something else.
     """
     names = _prunable(opened, choices)
     arguments = _arguments(choices.importance, method)
+    agree(opened, choices.importance, choices.samples, choices.machine, place, choices.weights)
     model = place.lend(opened.model)
     sample = None
     if find_method(method, WEIGHT).needs_data:
         made = build_methods([method], arguments, WEIGHT)[method]
         sample = _open_sample(opened, choices, method, made, place, model)
+        note_idle(sample.batch_count, place.processes.count, _batch_size(choices), listener)
     example = example_inputs(opened.spec, dtype=float_dtype(model))
     lender = Lender(
         model,
@@ -102,6 +105,7 @@ def lender_of(
         choices.machine.seed,
         parse_bytes(choices.machine.max_memory, "--max-memory"),
         lambda stage, done, total: listener.progress(stage, done, total or None),
+        place.processes,
     )
     return lender, sample
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from prunecli.errors import DataError, ScoreError
+from prunecli.errors import ScoreError
 from prunecli.graph.calls import CallWatch, following
 from prunecli.graph.structure import CallKey
 from prunecli.graph.trace import plain_kernels
@@ -19,7 +19,7 @@ from prunecli.importance.gradients import call_model, explained, read_by_forward
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.registry import Granularity, Needs, method
 from prunecli.weights.layers import LayerCall, Layout, names_of_parameters
-from prunecli.weights.network import Network, WeightScores, zeros_like
+from prunecli.weights.network import Network, WeightScores, samples_in, zeros_like
 
 _RECTIFIERS = frozenset({"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "threshold", "threshold_"})
 _ON_THE_WAY = frozenset(
@@ -60,24 +60,22 @@ class Activation:
         Side.OUTPUT
     )
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the products.
 
         Raises:
             ScoreError: The model fails, or reads a weight by no layer's call.
             DataError: There is no sample.
+            PeerError: Another process is gone.
         """
-        sums = _Sums(network, self.side)
-        first = None
-        for number, batch in enumerate(batches):
-            first = first or batch
+        sums = _Sums(network, self.side, samples_in(batches))
+        for number, batch in network.own(batches):
             sums.add(batch, number)
             network.tell("scoring", number + 1, 0)
-        if first is None:
-            raise DataError("The sample is empty: there is nothing to score the weights on.")
+        sums.hear_of_others()
         scores = zeros_like(network)
         unread = {name: same for name, same in network.twins.items() if name not in sums.layouts}
-        for name in sorted(read_by_forward(network.model, first.cut(0, 1), unread) if unread else ()):
+        for name in sorted(read_by_forward(network.model, batches[0].cut(0, 1), unread) if unread else ()):
             raise ScoreError(
                 f"`activation` finds no linear layer or convolution that reads `{name}` as it is. Leave it "
                 f"alone with `--ignore {name}`, or use a method that looks at weights only."
@@ -92,14 +90,13 @@ class Activation:
 class _Sums:
     """Activations of units, added up over samples, per call of each layer and place."""
 
-    def __init__(self, network: Network, side: Side) -> None:
-        self.network, self.side = network, side
+    def __init__(self, network: Network, side: Side, samples: int) -> None:
+        self.network, self.side, self.samples = network, side, samples
         names = names_of_parameters(network.model, network.structure)
         self.names = {place: name for place, name in names.items() if name in network.twins}
         self.layouts: dict[str, Layout] = {}
         self.sums: dict[tuple[str, int], Tensor] = {}
         """Weight, and which call of it -> [units, places]."""
-        self.samples = 0
 
     def add(self, batch: MicroBatch, number: int) -> None:
         """Run forward on a micro-batch and add what is seen."""
@@ -111,18 +108,40 @@ class _Sums:
                 call_model(model, batch)
         for key, (layout, total) in watch.seen.items():
             self.layouts[key[0]] = layout
-            if key in self.sums and self.sums[key].shape != total.shape:
-                raise ScoreError(
-                    f"{where}: `{key[0]}` has {list(total.shape)} units and places, and "
-                    f"{list(self.sums[key].shape)} before. Bring all samples to one size."
-                )
-            self.sums[key] = self.sums[key] + total if key in self.sums else total
-        self.samples += batch.samples
+            self._add(key, total, where)
+
+    def hear_of_others(self) -> None:
+        """Add up what all processes saw.
+
+        Raises:
+            PeerError: One of them is gone.
+            ScoreError: Samples are of several sizes.
+        """
+        peers = self.network.peers
+        if not peers.are_several:
+            return
+        own, self.sums = self.sums, {}
+        for rank, (layouts, sums) in enumerate(peers.heard((self.layouts, _on(own, "cpu")))):
+            self.layouts = {**self.layouts, **layouts}
+            for key, total in _on(sums, next(self.network.model.parameters()).device).items():
+                self._add(key, total, f"The batches of process {rank}")
+
+    def _add(self, key: tuple[str, int], total: Tensor, where: str) -> None:
+        if key in self.sums and self.sums[key].shape != total.shape:
+            raise ScoreError(
+                f"{where}: `{key[0]}` has {list(total.shape)} units and places, and "
+                f"{list(self.sums[key].shape)} before. Bring all samples to one size."
+            )
+        self.sums[key] = self.sums[key] + total if key in self.sums else total
 
     def means(self, name: str) -> Tensor:
         """Return a number per unit: mean over samples, absolute value, mean over places, mean over calls."""
         calls = [(each / self.samples).abs().mean(1) for (of, _), each in self.sums.items() if of == name]
         return torch.stack(calls).mean(0)
+
+
+def _on(sums: Mapping[tuple[str, int], Tensor], device: Any) -> dict[tuple[str, int], Tensor]:
+    return {key: each.to(device) for key, each in sums.items()}
 
 
 class _Watch(CallWatch):

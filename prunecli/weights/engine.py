@@ -20,6 +20,7 @@ from prunecli.importance.micro_batches import Batch, MicroBatch, micro_batches
 from prunecli.importance.registry import Granularity, Needs, build_methods, find_method
 from prunecli.importance.scores import About
 from prunecli.importance.undisturbed import ScoreBN, undisturbed
+from prunecli.peers import ALONE, Peers
 from prunecli.weights.choosing import Selection, WeightBudget
 from prunecli.weights.network import Masks, Network, WeightMethod, WeightScores
 
@@ -109,6 +110,8 @@ class Lender:
     seed: int = 0
     memory: int = MEMORY
     tell: Tell = lambda stage, done, total: None
+    peers: Peers = ALONE
+    """The processes that score the same model, each by its batches of the same sample."""
 
     @property
     def prunable(self) -> int:
@@ -140,6 +143,7 @@ class Lender:
                 self._masks_there(),
                 self.memory,
                 self.tell,
+                peers=self.peers,
             )
             yield _Scorer(method, network, self._batches(method, info.needs_data), self)
 

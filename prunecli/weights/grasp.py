@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +19,7 @@ from prunecli.errors import PruneError, ScoreError, UsageError
 from prunecli.importance.gradients import blaming, call_model, checked_loss, explained
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.registry import Granularity, Needs, method
-from prunecli.weights.network import Network, WeightScores, zeros_like
+from prunecli.weights.network import Network, WeightScores, samples_in, zeros_like
 
 
 class Sign(str, Enum):
@@ -65,7 +65,7 @@ class Grasp:
         if not 0 < self.temperature < inf:
             raise UsageError(f"`temperature` is a number above 0, not {self.temperature:g}.")
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the products.
 
         Raises:
@@ -75,11 +75,12 @@ class Grasp:
         loss_of = self._loss_of(network)
         gradients = network.gradients(halves, loss_of)
         products = zeros_like(network)
-        samples = sum(half.samples for half in halves)
-        for number, half in enumerate(halves):
+        samples = samples_in(halves)
+        for number, half in network.own(halves):
             for name, product in _curved(network, half, number, loss_of, gradients).items():
                 products[name] += product.double() * (half.samples / samples)
             network.tell("second derivatives", number + 1, len(halves))
+        products = network.of_all(products)
         sign = 1 if self.sign is Sign.PAPER else -1
         return {name: sign * weight * products[name] for name, weight in network.weights.items()}
 

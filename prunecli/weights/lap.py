@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
@@ -53,7 +53,7 @@ class Lap:
     )
     normalise: Annotated[bool, "Divide the scores of each layer by their L2 norm."] = False
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the products; see the class."""
         follows = self.graph is Graph.GRAPH
         found = find_neighbours(network, self.bn) if follows else chained(network, self.bn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.registry import Granularity, Needs, method
@@ -22,6 +22,6 @@ class Magnitude:
     empty them (`--scope layer`).
     """
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the absolute values."""
         return {name: weight.abs() for name, weight in network.weights.items()}

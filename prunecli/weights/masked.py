@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 from torch import Tensor, nn
 
 from prunecli.errors import ProofError
@@ -22,6 +25,15 @@ def kept_counts(masks: Masks) -> dict[str, tuple[int, int]]:
     {'fc.weight': (2, 3)}
     """
     return {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}
+
+
+def digest_of_masks(masks: Masks) -> str | None:
+    """Return a text that tells masks from others; None without any."""
+    digest = hashlib.sha256()
+    for name in sorted(masks):
+        digest.update(f"{name} {list(masks[name].shape)} ".encode())
+        digest.update(np.packbits(masks[name].numpy()).tobytes())
+    return digest.hexdigest() if masks else None
 
 
 def check_masked(model: nn.Module, masked: nn.Module, masks: Masks) -> None:

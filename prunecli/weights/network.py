@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from prunecli.importance.gradients import LossFn, Twins, filled, loss_gradients
 from prunecli.importance.look import MEMORY, Tell
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.undisturbed import require_gradients
+from prunecli.peers import ALONE, Peers
 
 WeightScores = Mapping[str, Tensor]
 """Name of a prunable parameter -> one number per weight, in the parameter's shape. Higher = keep."""
@@ -47,14 +49,29 @@ class Network:
     tell: Tell = lambda stage, done, total: None
     known: dict[str, Any] = field(default_factory=dict)
     """What a method has learnt of the model that holds for its next step too."""
+    peers: Peers = ALONE
+    """The processes that score the same model, each by its batches of the sample."""
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The prunable parameters, detached, by name."""
         return {name: same[0].detach() for name, same in self.twins.items()}
 
+    def own(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[int, MicroBatch]]:
+        """Yield the batches that this process looks at, with their numbers among all."""
+        return islice(enumerate(batches), self.peers.rank, None, self.peers.count)
+
+    def of_all(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the sums of what all processes found, in place.
+
+        Raises:
+            PeerError: One of them is gone.
+        """
+        self.peers.add_up(list(found.values()))
+        return dict(found)
+
     def gradients(
-        self, batches: Iterable[MicroBatch], loss_of: Callable[[Any, MicroBatch], Tensor] | None = None
+        self, batches: Sequence[MicroBatch], loss_of: Callable[[Any, MicroBatch], Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Return the gradient of the mean loss over all samples; zero where forward does not use a weight.
 
@@ -65,20 +82,17 @@ class Network:
         Raises:
             ScoreError: The model or the loss fails, or the loss is not one finite number.
             DataError: There is no sample.
+            PeerError: Another process is gone.
         """
         require_gradients(self.model, [each for same in self.twins.values() for each in same])
-        total: dict[str, Tensor] = {}
-        samples = 0
-        for number, batch in enumerate(batches):
+        samples = samples_in(batches)
+        total = zeros_like(self)
+        for number, batch in self.own(batches):
             found = filled(self._gradients(batch, number, loss_of), self.weights)
             for name, gradient in found.items():
-                share = gradient.double() * batch.samples
-                total[name] = total[name] + share if name in total else share
-            samples += batch.samples
+                total[name] += gradient.double() * batch.samples
             self.tell("scoring", number + 1, 0)
-        if not samples:
-            raise DataError("The sample is empty: there is nothing to score the weights on.")
-        return {name: gradient / samples for name, gradient in total.items()}
+        return {name: gradient / samples for name, gradient in self.of_all(total).items()}
 
     def loss(self, output: Any, batch: MicroBatch) -> Tensor:
         """Return the mean loss of an output."""
@@ -96,14 +110,26 @@ class Network:
 class WeightMethod(Protocol):
     """A way to score weights. Higher = keep, always."""
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return one finite number per prunable weight.
 
         Args:
             network: What to score.
-            batches: The sample; it may be gone through more than once. Empty for methods without data.
+            batches: The sample, of which `network.own` are this process's. Empty for methods without data.
         """
         ...
+
+
+def samples_in(batches: Sequence[MicroBatch]) -> int:
+    """Return how many samples there are.
+
+    Raises:
+        DataError: There are none.
+    """
+    samples = sum(batch.samples for batch in batches)
+    if not samples:
+        raise DataError("The sample is empty: there is nothing to score the weights on.")
+    return samples
 
 
 def zeros_like(network: Network) -> dict[str, Tensor]:

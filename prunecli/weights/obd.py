@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, ClassVar
@@ -18,7 +18,7 @@ from prunecli.importance.look import mixes_samples
 from prunecli.importance.micro_batches import MicroBatch
 from prunecli.importance.registry import Granularity, Needs, method
 from prunecli.importance.undisturbed import require_gradients
-from prunecli.weights.network import Network, WeightScores, zeros_like
+from prunecli.weights.network import Network, WeightScores, samples_in, zeros_like
 from prunecli.weights.per_sample import squared_jacobians
 
 
@@ -70,22 +70,20 @@ class Obd:
         if self.draws < 1:
             raise UsageError(f"`draws` is a whole number from 1 on, not {self.draws}.")
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return h w^2 / 2.
 
         Raises:
             ScoreError: The model or the loss fails, or samples influence each other.
             DataError: There is no sample, or no loss where one is needed.
         """
-        curvature, samples = zeros_like(network), 0
-        for number, batch in enumerate(batches):
+        curvature, samples = zeros_like(network), samples_in(batches)
+        for number, batch in network.own(batches):
             where = f"Batch {number} (inputs {batch.describe()})"
             for name, found in self._curvature(network, batch, number, where).items():
                 curvature[name] += batch.samples * found
-            samples += batch.samples
             network.tell("scoring", number + 1, 0)
-        if not samples:
-            raise DataError("The sample is empty: there is nothing to score the weights on.")
+        curvature = network.of_all(curvature)
         return {
             name: curvature[name] / samples * weight.double().square() / 2
             for name, weight in network.weights.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from prunecli.importance.draws import drawn
 from prunecli.importance.micro_batches import MicroBatch
@@ -17,7 +17,7 @@ class RandomWeights:
     score = u, drawn from U(0, 1).
     """
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the draws."""
         return {
             name: drawn(name, tuple(weight.shape), network.seed).to(weight.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ class Gradient:
     score = |w g|, with g = dE/dw of the mean loss over the sample. It ranks as `snip` does.
     """
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the products' absolute values."""
         return _products(network, batches)
 
@@ -46,7 +46,7 @@ class Snip:
     |w g| / sum of |w g|, with g = dE/dw of the mean loss over the sample.
     """
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the sensitivities, which sum to 1."""
         return _shares(_products(network, batches))
 
@@ -65,12 +65,12 @@ class SnipGrad:
     SNIP, and is here to reproduce results that were published under its name.
     """
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the gradients' sizes, which sum to 1."""
         return _shares({name: each.abs() for name, each in network.gradients(batches).items()})
 
 
-def _products(network: Network, batches: Iterable[MicroBatch]) -> dict[str, Tensor]:
+def _products(network: Network, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
     gradients = network.gradients(batches)
     return {name: (weight * gradients[name]).abs() for name, weight in network.weights.items()}
 

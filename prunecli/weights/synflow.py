@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -52,7 +52,7 @@ class SynFlow:
         if self.steps < 1:
             raise UsageError(f"`steps` is a whole number from 1 on, not {self.steps}.")
 
-    def score(self, network: Network, batches: Iterable[MicroBatch]) -> WeightScores:
+    def score(self, network: Network, batches: Sequence[MicroBatch]) -> WeightScores:
         """Return the shares.
 
         Raises:

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "sample_models" / "digits_mlp" / "model.pt")
 SAMPLE = ("--samples", "300", "--threads", "1")  # 5 micro-batches: one process has more than the other
 METHODS = ("taylor-fo", "fisher", "magnitude")
+WEIGHT = ("--granularity", "weight")
+OF_WEIGHTS = ("snip", "grasp", "obd", "activation", "magnitude")
 FAULTY = """
 import os, signal, time
 import torch
@@ -41,10 +43,33 @@ def commands_in(folder: Path) -> dict[str, list[str]]:
     """Return what is run, with files that go into the folder."""
     plan = ["--keep", "0.5", "--no-onnx", "--threads", "1"]
     methods = [word for name in METHODS for word in ("--method", name)]
+    of_weights = [word for name in OF_WEIGHTS for word in ("--method", name)]
     return {
         "score": ["score", MODEL, *SAMPLE, *methods, "--out", f"{folder}/scores.safetensors", "-q"],
         "prune": ["prune", MODEL, *SAMPLE, *plan, "--out", str(folder), "--plan", f"{folder}/plan.json"],
         "few": ["prune", MODEL, "--samples", "9", *plan, "--dry-run", "--plan", f"{folder}/few.json"],
+        "weights": [
+            "score",
+            MODEL,
+            *SAMPLE,
+            *WEIGHT,
+            *of_weights,
+            "--out",
+            f"{folder}/weights.safetensors",
+            "-q",
+        ],
+        "masks": [
+            "prune",
+            MODEL,
+            *WEIGHT,
+            "--method",
+            "snip",
+            "--score-batches",
+            "3",
+            *plan,
+            "--out",
+            f"{folder}/masks",
+        ],
         "apply": ["prune", MODEL, "--apply", f"{folder}/plan.json", "--no-onnx", "--out", f"{folder}/again"],
     }
 
@@ -55,7 +80,6 @@ def shared_out(folder: Path, count: int) -> tuple[dict[str, list[Any]], dict[str
         "differing": ["score", MODEL, "--samples", "9", "--seed", "{rank}"],
         "unknown": ["score", MODEL, "--method", "nosuch"],
         "misused": ["score", MODEL, "--nosuch"],
-        "weights": ["score", MODEL, "--granularity", "weight", "--method", "magnitude"],
         "sweep": ["sweep", MODEL, "--keep", "0.5"],
     }
     return run_several({**commands_in(folder), **more}, folder, count)
@@ -66,20 +90,24 @@ def check_shared(folder: Path, count: int) -> None:
     alone, shared = folder / "alone", folder / "shared"
     for made in (alone, shared):
         made.mkdir()
-    assert [run(command) for command in commands_in(alone).values()] == [0, 0, 0, 0]
+    assert {run(command) for command in commands_in(alone).values()} == {0}
     first, last = shared_out(shared, count)
-    for name in ("plan.json", "few.json", "model.pruned.safetensors", "again/model.pruned.safetensors"):
+    for name in (
+        "plan.json",
+        "few.json",
+        *(f"{each}model.pruned.safetensors" for each in ("", "again/", "masks/")),
+    ):
         assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
-    for method in METHODS:
-        one, several = (load_file(where / f"scores.{method}.safetensors") for where in (alone, shared))
+    for name in (*(f"scores.{each}" for each in METHODS), *(f"weights.{each}" for each in OF_WEIGHTS)):
+        one, several = (load_file(where / f"{name}.safetensors") for where in (alone, shared))
         for group, values in one.items():
-            torch.testing.assert_close(several[group], values, rtol=1e-12, atol=0)
+            torch.testing.assert_close(several[group], values, rtol=1e-12, atol=1e-18, msg=f"{name}: {group}")
     _check_told(first, last, count)
 
 
 def _check_told(first: Mapping[str, list[Any]], last: Mapping[str, list[Any]], count: int) -> None:
     """Check that the first process says everything, and the others nothing but how they failed alone."""
-    for name in ("score", "prune", "few", "apply"):
+    for name in ("score", "prune", "few", "weights", "masks", "apply"):
         assert (first[name][0], last[name]) == (0, [0, "", ""]), name
     assert f"1 batches of 64 samples for {count} processes: {count - 1} have nothing" in first["few"][2]
     assert f"cpu, {count} processes" in first["prune"][2]
@@ -89,7 +117,6 @@ def _check_told(first: Mapping[str, list[Any]], last: Mapping[str, list[Any]], c
     for name, text in {
         "unknown": "no method `nosuch`",
         "misused": "No such option: --nosuch",
-        "weights": "`--granularity weight` runs in one process",
         "sweep": f"`prunecli sweep` runs in one process, and torchrun started {count}",
     }.items():
         assert (first[name][0], last[name][0]) == (2, 2)

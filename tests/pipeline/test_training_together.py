@@ -67,6 +67,7 @@ def commands_in(folder: Path) -> dict[str, list[str]]:
                   "--train-data", f"{UNEVEN[:-6]}[:13]"],
         "contribution": [*new, "--schedule", "contribution", *arguments("warm=1", "every=1"),
                          "--target", "units=85%", "--epochs", "3", "--augment", "mixup=0.4"],
+        "weights": [*new, "--granularity", "weight", "--method", "snip", "--ratio", "4", "--epochs", "1"],
         "density": [*new, "--schedule", "activation-density", "--epochs", "2",
                     *arguments("layers=all", "least=2", "generations=1")],
     }  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as registry
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from prunecli.errors import SpecError
 from prunecli.growth import Ceiling, growing_to
@@ -67,19 +68,21 @@ def build_on_meta(spec: ModelSpec, *, trust: bool = False, ceiling: Ceiling | No
     return to_meta(build_model(spec, trust=trust, ceiling=ceiling))
 
 
-def build_without_parameters(
-    spec: ModelSpec, *, trust: bool = False, ceiling: Ceiling | None = None
-) -> nn.Module:
-    """Build the model with parameters on the meta device, which take no memory, and buffers on the CPU."""
+@contextmanager
+def bare() -> Iterator[None]:
+    """Put the parameters of models that are built meanwhile on the meta device, and all else where it is.
 
-    def without_memory(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    What is to be filled from a file needs no memory before; buffers may be in no file.
+    """
+
+    def on_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta or nn.parameter.is_lazy(parameter):
-            return parameter
+            return None  # it stays what it is: a parameter that is there already is tied to another one
         return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
-    handle = registry.register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]
+    handle = register_module_parameter_registration_hook(on_meta)
     try:
-        return build_model(spec, trust=trust, ceiling=ceiling)
+        yield
     finally:
         handle.remove()
 

@@ -18,6 +18,7 @@ from prunecli.checkpoint.spellings import spellings
 from prunecli.errors import CheckpointError
 from prunecli.growth import Ceiling
 from prunecli.model import build_model
+from prunecli.on_demand import OnDemand
 from prunecli.spec import ModelSpec
 from prunecli.spec.model_spec import FactoryKind, Reference
 
@@ -88,17 +89,15 @@ def load_model(spec: ModelSpec, checkpoint: Checkpoint | str | Path, *, trust: b
     return model
 
 
-def load_into(
-    model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None = None, *, assign: bool = False
-) -> MatchReport:
+def load_into(model: nn.Module, checkpoint: Checkpoint, spec: ModelSpec | None = None) -> MatchReport:
     """Copy the checkpoint's tensors into the model; they take the model's dtype.
+
+    A model built `bare` takes the tensors themselves as its parameters: they may be mapped from the file.
 
     Args:
         model: receives them. After an error its values are undefined.
         checkpoint: holds them.
         spec: makes the advice in an error more precise.
-        assign: put the tensors themselves in the places of parameters, on whatever device they are;
-            buffers are copied as ever.
 
     Raises:
         CheckpointError: a name or shape does not fit, or a parameter is not finite.
@@ -115,10 +114,7 @@ def load_into(
         name: tensor for name, tensor in tensors.items() if name not in {item.name for item in mismatched}
     }
     _check_values(checkpoint, own, fitting)
-    tied = _tied(model)
-    absent, unexpected = _loaded(model, fitting, checkpoint.path, assign)
-    if assign:
-        _tie(model, tied, fitting)
+    absent, unexpected = _loaded(model, fitting, checkpoint.path)
     missing = _really_missing(own, absent, fitting, {item.name for item in mismatched})
     report = MatchReport(
         matched=len(fitting) - len(unexpected),
@@ -139,29 +135,31 @@ def load_into(
     return report
 
 
-def _loaded(
-    model: nn.Module, tensors: Mapping[str, Tensor], path: Path, assign: bool
-) -> tuple[list[str], list[str]]:
+def _loaded(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tuple[list[str], list[str]]:
     """Load tensors, and return the names that only the model has, and those that only they have."""
-    if assign:
-        own = _state(model)
+    own = _state(model)
+    is_bare = any(tensor.is_meta for tensor in own.values())
+    if is_bare:
+        tied = _tied(model)
         tensors = {
             name: _instead_of(own[name], tensor) if name in own else tensor
             for name, tensor in tensors.items()
         }
     try:
-        result = model.load_state_dict(tensors, strict=False, assign=assign)
+        result = model.load_state_dict(tensors, strict=False, assign=is_bare)
     except Exception as error:  # from hooks of the model
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"`{path}` cannot be loaded: {printable(lines[-1].strip())}") from error
+    if is_bare:
+        _tie(model, tied, tensors)
     return result.missing_keys, result.unexpected_keys
 
 
 def _instead_of(own: Tensor, tensor: Tensor) -> Tensor:
-    """Return what takes the place of a tensor of the model, in its dtype."""
-    if isinstance(own, nn.Parameter):
-        return tensor.to(own.dtype)
-    return own.detach().clone().copy_(tensor)
+    """Return what takes the place of a tensor of a bare model; in its dtype, where that takes no memory."""
+    if not isinstance(own, nn.Parameter):
+        return own.detach().clone().copy_(tensor)
+    return tensor.to(own.dtype) if isinstance(tensor, OnDemand) else tensor
 
 
 def _tied(model: nn.Module) -> list[list[str]]:

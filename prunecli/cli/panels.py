@@ -126,6 +126,10 @@ STUDY = Panel(
             "Where gates stand: behind normalisations, or before them, which is for study, not for cutting.",
             metavar="after-bn|before-bn",
         ),
+        "shard": Described(
+            "Part the network among the processes that torchrun started, for one larger than a device.",
+            ("--shard",),
+        ),
     },
 )
 BUDGET = Panel(

@@ -33,6 +33,7 @@ def batches(
     dtype: torch.dtype | None = None,
     first: int = 0,
     every: int = 1,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Yield the samples that `choose_samples` names, in its order; the last batch may be smaller.
 
@@ -45,6 +46,7 @@ def batches(
         dtype: what float inputs become.
         first: which batch is the first one; those before it are not read.
         every: read only every so manyth batch from there on, where several processes share the work.
+        numbers: read these batches instead, in this order.
 
     Raises:
         DataError: a sample cannot be read, or does not fit the spec.
@@ -52,7 +54,9 @@ def batches(
     if batch_size < 1:
         raise DataError(f"A batch of {batch_size} samples is empty; the size must be at least 1.")
     indices = choose_samples(len(dataset), samples, seed, in_turn=dataset.in_turn)
-    starts = range(first * batch_size, len(indices), every * batch_size)
+    starts: Sequence[int] = range(first * batch_size, len(indices), every * batch_size)
+    if numbers is not None:
+        starts = [number * batch_size for number in numbers]
     return _batches(dataset, (indices[start : start + batch_size] for start in starts), device, dtype)
 
 

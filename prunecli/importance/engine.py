@@ -29,7 +29,7 @@ from prunecli.importance.look import MEMORY, Conditions, Journal, Look, Tell
 from prunecli.importance.micro_batches import Batch, MicroBatch, micro_batches
 from prunecli.importance.registry import Method, Needs, Noting, build_methods, find_method
 from prunecli.importance.scores import About, Scores
-from prunecli.importance.sharing import Observations, Share
+from prunecli.importance.sharing import Gathered, Observations, Share
 from prunecli.importance.undisturbed import ScoreBN, require_gradients, undisturbed
 
 MICRO_BATCH = 64
@@ -98,7 +98,8 @@ def score(
     scores: dict[str, Scores] = {}
     with undisturbed(model, score_bn, seed):
         twins = find_parameters(model, structure, _tensors_read(by_parameters, groups))
-        scores |= _score_parameters(by_parameters, groups, twins, About("", seed=seed))
+        share = share or Share()
+        scores |= _score_parameters(by_parameters, groups, twins, About("", seed=seed), share.is_parted)
         if by_sample and batches is not None:
             twins = find_parameters(model, structure, _tensors_read(by_sample, groups))
             about = About("", seed=seed, micro_batch=micro_batch, score_bn=score_bn.value, gate=gate.value)
@@ -106,9 +107,18 @@ def score(
             stream = _counted(
                 micro_batches(batches, micro_batch, device or _device(model)), batch_count, tell
             )
-            conditions = Conditions(model, groups, loss_fn, score_bn, memory, tell, journal or _keep_nothing)
+            conditions = Conditions(
+                model,
+                groups,
+                loss_fn,
+                score_bn,
+                memory,
+                tell,
+                journal or _keep_nothing,
+                is_parted=share.is_parted,
+            )
             with twins_installed(model, structure.rewritten):
-                scores |= _score_sample(conditions, by_sample, twins, stream, about, share or Share())
+                scores |= _score_sample(conditions, by_sample, twins, stream, about, share)
     return {name: _with_note_on_zeros(found) for name, found in shares.joined(scores, methods).items()}
 
 
@@ -158,10 +168,11 @@ def _counted(stream: Iterator[MicroBatch], total: int | None, tell: Tell) -> Ite
 
 
 def _score_parameters(
-    methods: Mapping[str, Method], groups: tuple[Group, ...], twins: Twins, about: About
+    methods: Mapping[str, Method], groups: tuple[Group, ...], twins: Twins, about: About, parted: bool
 ) -> dict[str, Scores]:
     """Score by the methods that look at no data."""
-    seen = Observed(groups, _detached(twins), {}, samples=0, seed=about.seed)
+    parameters = _detached(twins)
+    seen = Observed(groups, Gathered(parameters) if parted else parameters, {}, samples=0, seed=about.seed)
     with torch.no_grad():
         return {
             name: _finished(name, method, method.observe(seen), 1, about) for name, method in methods.items()
@@ -198,14 +209,17 @@ def _observe(
     """Show the methods this process's micro-batches, one by one."""
     model, groups, parameters = conditions.model, conditions.groups, _detached(twins)
     differentiating = {
-        name: each for name, each in methods.items() if Needs.GRADIENTS in find_method(name).needs
+        name: each
+        for name, each in methods.items()
+        if Needs.GRADIENTS in find_method(name).needs and not share.is_parted
     }
     followed = {name: twins[name] for name in _tensors_read(differentiating, groups)}
     total = Observations()
     for number, batch in share.numbered(stream):
         found: dict[str, Tensor | None] = {}
         notes: tuple[str, ...] = ()
-        look = Look(conditions, batch, number)
+        counting = conditions if number is not None else replace(conditions, losses={})
+        look = Look(counting, batch, number or 0)
         if differentiating:
             require_gradients(model, [tensor for same in followed.values() for tensor in same])
             found = loss_gradients(model, batch, look.noted_loss, followed, look.where)
@@ -214,6 +228,7 @@ def _observe(
         seen = Observed(groups, parameters, filled(found, parameters), batch.samples, seed, look)
         with blaming(model, batch), torch.no_grad():
             states = {name: method.observe(seen) for name, method in methods.items()}
+        if number is not None:
             loss, counted = conditions.losses.pop(number, (0.0, 0))
             own = Observations(states, Fraction(loss) * counted, counted, 1, batch.samples, notes, number)
             total = total.merged(own)

@@ -97,6 +97,8 @@ class Conditions:
     """What a look has learnt of the model that holds for the next micro-batch too."""
     told_apart: dict[int, bool] = field(default_factory=dict)
     """Size of a micro-batch -> whether the gates of each sample change no other; see `Look.told_apart`."""
+    is_parted: bool = False
+    """Whether its parameters are parted among processes, so that no gradient of them can be taken."""
     losses: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Micro-batch -> its mean loss, where it was looked at, and how many samples it has; until it is over."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from prunecli.errors import ScoreError
 from prunecli.graph.structure import Group, Member
 from prunecli.importance.context import Observed, State, UnitValues
 from prunecli.importance.fold import unit_sums
+from prunecli.importance.gates import refuse_ungated
+from prunecli.importance.look import Look
 from prunecli.importance.members import gate_members
 from prunecli.importance.registry import Needs, method
 
@@ -38,12 +42,23 @@ class TaylorFO:
 
     def observe(self, batch: Observed) -> State:
         """Return the squared gate gradients of one micro-batch."""
+        if batch.look is not None and batch.look.conditions.is_parted:
+            return State({group.name: self._by_gates(group, batch.look).square() for group in batch.groups})
         energies = {}
         for group in batch.groups:
             members = self.members(group)
             gate_gradient = unit_sums(group, members, torch.mul, batch.parameters, batch.gradients)
             energies[group.name] = gate_gradient.square()
         return State(energies)
+
+    def _by_gates(self, group: Group, look: Look) -> Tensor:
+        """Return the same from a gate, where gradients of parameters are not to be had."""
+        if group.name not in look.gate_sums:
+            raise ScoreError(
+                f"`taylor-fo` cannot score `{group.name}` under `--shard`: it {refuse_ungated(group)}. Leave "
+                f"it alone with `--ignore {group.name}`, or use `magnitude`."
+            )
+        return look.gate_sums[group.name]
 
     def finish(self, total: State, batches: int) -> UnitValues:
         """Return the mean over micro-batches."""

@@ -153,7 +153,7 @@ def refuse_idle_in_study(
     if importance == asked:
         _refuse(given, ("preset",), "in `score` beside settings that leave nothing to it")
     if prunes_weights(importance):
-        _refuse(given, ("fallback", "gate"), "with `--granularity weight`")
+        _refuse(given, ("fallback", "gate", "shard"), "with `--granularity weight`")
         return
     others = [name for name in (importance.fallback, study.against) if name not in (None, ORACLE)]
     names = [*importance.method, *map(str, others)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from prunecli.graph.copying import named_tensors
 from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import Structure
 from prunecli.growth import Ceiling
-from prunecli.model import build_model, example_inputs
+from prunecli.model import bare, build_model, example_inputs
 from prunecli.pipeline.finding import AUTO, read, spec_of
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.running import float_dtype
@@ -97,6 +98,7 @@ def open_model(
     samples: Samples,
     listener: Listener,
     spec: ModelSpec | None = None,
+    is_bare: bool = False,
 ) -> Opened:
     """Read a checkpoint, find its spec, build the model and load the parameters into it.
 
@@ -106,6 +108,7 @@ def open_model(
         samples: what the user says of the data.
         listener: hears how the checkpoint was read.
         spec: how the model is built, where that is known already.
+        is_bare: let the model hold the tensors of the file, which may be mapped, and no copies of them.
 
     Raises:
         SpecError: there is no spec, or it is not trusted, or building the model failed.
@@ -121,7 +124,8 @@ def open_model(
         opened = Opened(checkpoint.path.name, spec, model, _without_values(checkpoint), record)
         listener.note(f"{opened.name}: {opened.read_as} of `{spec.factory}`")
     else:
-        model = build_model(spec, ceiling=Ceiling.over(checkpoint.tensors))
+        with bare() if is_bare else nullcontext():
+            model = build_model(spec, ceiling=Ceiling.over(checkpoint.tensors))
         match = load_into(model, checkpoint, spec)
         opened = Opened(checkpoint.path.name, spec, model, _without_values(checkpoint), None, match)
         listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")

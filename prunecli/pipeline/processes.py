@@ -29,6 +29,8 @@ class Processes(Peers):
 
     local_rank: int = 0
     """Which of those on this machine."""
+    local_count: int = 1
+    """How many are on this machine."""
 
     def share(self) -> Share:
         """Return which micro-batches this process looks at; its stream holds them alone."""
@@ -57,8 +59,12 @@ def started() -> Processes:
     """Return which of the processes that torchrun started this is, without meeting the others."""
     if _LAUNCHED not in os.environ:
         return ALONE
-    rank, count, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    return Processes(rank, count, local_rank=local_rank) if count > 1 else ALONE
+    rank, count, local_rank, local_count = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
+    if count == 1:
+        return ALONE
+    return Processes(rank, count, local_rank=local_rank, local_count=local_count)
 
 
 def refuse_shared(processes: Processes, what: str | None) -> None:

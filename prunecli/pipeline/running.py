@@ -45,11 +45,15 @@ class Place:
         """The same, but at least in single precision: where a model is measured that trained in half."""
         return replace(self, dtype=None) if self.dtype in _WORKING else self
 
+    def dtype_of(self, model: nn.Module) -> torch.dtype:
+        """Return the precision in which the model runs here."""
+        own = float_dtype(model)
+        return self.dtype or _WORKING.get(own, own)
+
     def lend(self, model: nn.Module) -> nn.Module:
         """Return the model as it runs here: itself if nothing changes, else a copy."""
-        own = float_dtype(model)
-        dtype = self.dtype or _WORKING.get(own, own)
-        if self.device.type == "cpu" and dtype == own:
+        dtype = self.dtype_of(model)
+        if self.device.type == "cpu" and dtype == float_dtype(model):
             return model
         if is_on_demand(model):
             return copy_module(

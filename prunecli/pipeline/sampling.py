@@ -11,6 +11,7 @@ from torch import nn
 
 from prunecli.data import batches, open_data, sample_digest
 from prunecli.errors import DataError
+from prunecli.importance.sharing import in_step
 from prunecli.pipeline.opening import Opened
 from prunecli.pipeline.running import Place, float_dtype
 from prunecli.pipeline.settings import Machine, Samples
@@ -29,6 +30,8 @@ class Sample:
     digest: str
     batches_of_all: int
     """In the streams of all processes that share the sample."""
+    order: tuple[int | None, ...] | None = None
+    """Where processes keep step, which batch each one of the stream is; see `importance.Share`."""
 
 
 def find_source(opened: Opened, needing: str) -> str:
@@ -62,6 +65,7 @@ def open_sample(
     model: nn.Module,
     first: int = 0,
     every: int = 1,
+    keeps_step: bool = False,
 ) -> Sample:
     """Open the samples of a spec, or those it trains on.
 
@@ -74,6 +78,7 @@ def open_sample(
         model: whose precision they get.
         first: which batch is the first one.
         every: take only every so manyth batch from there on.
+        keeps_step: have as many batches as any other process, of the same sizes.
 
     Raises:
         DataError: there are none.
@@ -81,6 +86,8 @@ def open_sample(
     source = find_source(opened, needing)
     dataset = open_data(source, opened.spec, download=samples.download, seed=machine.seed)
     count = min(samples.samples or len(dataset), len(dataset))
+    full, rest = divmod(count, samples.batch_size)
+    steps = in_step(full, rest > 0, first, every) if keeps_step else None
     stream = batches(
         dataset,
         samples.batch_size,
@@ -90,12 +97,14 @@ def open_sample(
         dtype=float_dtype(model),
         first=first,
         every=every,
+        numbers=[batch for batch, _ in steps] if steps is not None else None,
     )
     batch_count = ceil(count / samples.batch_size)
     return Sample(
         iter(stream),
-        len(range(first, batch_count, every)),
+        len(range(first, batch_count, every)) if steps is None else len(steps),
         without_folder(source),
         sample_digest(dataset, samples.samples, machine.seed),
         batch_count,
+        tuple(number for _, number in steps) if steps is not None else None,
     )

@@ -16,7 +16,7 @@ from prunecli.pipeline.opening import open_model
 from prunecli.pipeline.presets import fill, find_preset
 from prunecli.pipeline.processes import ALONE, Processes
 from prunecli.pipeline.running import parse_bytes, running_on
-from prunecli.pipeline.scoring import check_importance, measure_scores
+from prunecli.pipeline.scoring import check_importance, check_shard, measure_scores
 from prunecli.pipeline.settings import Choices, Importance, Machine, Samples, Source, Study
 from prunecli.pipeline.weighing import measure_weights, prunes_weights
 
@@ -74,7 +74,9 @@ def score(
     parse_bytes(machine.max_memory, "--max-memory")
     paths = _paths(out, importance.method)
     check_free(paths.values(), force)
-    opened = open_model(checkpoint, source, samples, listener)
+    if study.shard:
+        check_shard(processes, machine)
+    opened = open_model(checkpoint, source, samples, listener, is_bare=study.shard)
     with running_on(machine, listener, processes) as place:
         if prunes_weights(importance):
             choices = Choices(importance=importance, samples=samples, machine=machine, given=given)

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from prunecli.data import loss_function as loss_of
 from prunecli.errors import UsageError
+from prunecli.graph.structure import Structure
 from prunecli.importance import (
     About,
     Aggregate,
@@ -24,6 +28,7 @@ from prunecli.importance.registry import Needs
 from prunecli.pipeline.journal import DiskJournal
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.opening import Opened
+from prunecli.pipeline.processes import Processes
 from prunecli.pipeline.running import Place, parse_bytes
 from prunecli.pipeline.sampling import Sample, open_sample
 from prunecli.pipeline.settings import Importance, Machine, Samples, Study, Weights
@@ -54,6 +59,10 @@ def check_importance(importance: Importance, study: Study = Study()) -> None:  #
     """
     granularity = Granularity(importance.granularity)
     build_methods(_names(importance, study), arguments_of_method(importance), granularity)
+    if study.shard and granularity is Granularity.UNIT:
+        from prunecli.importance.sharding import refuse_unsharded
+
+        refuse_unsharded(_names(importance, study))
     if study.against is not None and set(importance.method) == {study.against}:
         raise UsageError(
             f"`--against {study.against}` is the method itself. Add another `--method` to compare."
@@ -80,13 +89,16 @@ def measure_scores(
         DataError: a method looks at data, and there is none.
     """
     study = study or Study()
-    model = place.lend(opened.model)
+    if study.shard:
+        model, structure = _sharded(opened, place)
+    else:
+        model, structure = place.lend(opened.model), opened.structure
     others = [study.against] if study.against not in (None, ORACLE) else []
     names = tuple(dict.fromkeys((*importance.method, *others)))
     needing = next((name for name in _names(importance, study) if find_method(name).needs_data), None)
     memory = parse_bytes(machine.max_memory, "--max-memory")
 
-    share = place.processes.share()
+    share = replace(place.processes.share(), is_parted=study.shard)
     agree(opened, importance, samples, machine, place, study)
 
     def scored(
@@ -94,11 +106,13 @@ def measure_scores(
     ) -> dict[str, Scores]:
         sample = None
         if needing:
-            sample = open_sample(opened, needing, samples, machine, place, model, share.rank, share.count)
+            sample = open_sample(
+                opened, needing, samples, machine, place, model, share.rank, share.count, study.shard
+            )
             note_idle(sample.batches_of_all, share.count, samples.batch_size, listener)
         found = score(
             model,
-            opened.structure,
+            structure,
             sample.stream if sample else None,
             loss_of(opened.spec),
             names,
@@ -112,7 +126,7 @@ def measure_scores(
             gate=gate,
             progress=lambda stage, done, total: listener.progress(stage, done, total or None),
             journal=lambda key, find: journal(f"{gate.value}/{score_bn.value}/{key}", find),
-            share=share,
+            share=replace(share, order=sample.order if sample else None),
         )
         return {
             name: replace(each, about=annotated(each.about, sample, opened)) for name, each in found.items()
@@ -127,6 +141,32 @@ def measure_scores(
                 found = scored([ORACLE], {"aggregate": aggregate}, journal, Gate.AFTER_BN, ScoreBN.EVAL)
                 scores[label] = found[ORACLE]
     return scores
+
+
+def check_shard(processes: Processes, machine: Machine) -> None:
+    """Refuse to part a network among no others, or among more processes than GPUs.
+
+    Raises:
+        UsageError: naming what is missing.
+    """
+    if not processes.are_several:
+        raise UsageError(
+            "`--shard` parts a network among processes, and there is one. Start several: `torchrun "
+            "--nproc-per-node 2 -m prunecli score ...`."
+        )
+    gpus = torch.cuda.device_count()
+    if machine.device != "cpu" and 0 < gpus < processes.local_count:
+        raise UsageError(
+            f"`--shard` needs a GPU for each process, and {processes.local_count} processes share {gpus}. "
+            "Start fewer, or add `--device cpu`."
+        )
+
+
+def _sharded(opened: Opened, place: Place) -> tuple[nn.Module, Structure]:
+    """Return the network parted among all processes, and its structure."""
+    from prunecli.importance.sharding import shard  # torch's part for this takes long to import
+
+    return shard(opened.model, opened.structure, place.device, place.dtype_of(opened.model))
 
 
 def _journal(

@@ -84,6 +84,8 @@ class Study:
 
     against: str | None = None
     gate: GateName = "after-bn"
+    shard: bool = False
+    """Part the network among the processes that torchrun started."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from prunecli.export.rebuild import loose_tensors
 from prunecli.export.record import METADATA_KEY
 from prunecli.growth import Ceiling
 from prunecli.importance import find_method, methods
-from prunecli.model import build_without_parameters
+from prunecli.model import bare, build_model
 from prunecli.on_demand import OnDemand
 from prunecli.pipeline.finding import read, spec_of
 from prunecli.pipeline.listener import Listener
@@ -71,7 +71,7 @@ def open_streaming(checkpoint: str | None, choices: Choices, listener: Listener)
         _read_buffers(opened.model)
     else:
         model = _built(spec, found)
-        match = load_into(model, found, spec, assign=True)
+        match = load_into(model, found, spec)
         opened = Opened(found.path.name, spec, model, found, None, match)
         listener.note(f"{opened.name}: {opened.read_as}; all tensors match `{spec.factory}`")
     if any(tensor.is_meta for tensor in loose_tensors(opened.model)):
@@ -85,7 +85,8 @@ def open_streaming(checkpoint: str | None, choices: Choices, listener: Listener)
 
 def _built(spec: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
     try:
-        return build_without_parameters(spec, ceiling=Ceiling.over(checkpoint.tensors))
+        with bare():
+            return build_model(spec, ceiling=Ceiling.over(checkpoint.tensors))
     except SpecError as error:
         if error.__cause__ is None:
             raise

@@ -80,7 +80,7 @@ def bare() -> Iterator[None]:
             return None  # it stays what it is: a parameter that is there already is tied to another one
         return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(on_meta)
+    handle = register_module_parameter_registration_hook(on_meta)  # type: ignore[arg-type]  # may return one
     try:
         yield
     finally:

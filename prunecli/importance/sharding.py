@@ -7,8 +7,10 @@ activations and gates, which are whole in every process; and parameters one by o
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -25,10 +27,14 @@ from prunecli.graph.twins import install
 from prunecli.importance.registry import Needs, find_method, methods
 
 _WHOLE = Needs.GRADIENTS | Needs.CURVATURE | Needs.LOSSES
-"""What methods need the whole network for."""
+"""What a method needs the whole network for."""
 
 _BY_GATES = ("taylor-fo",)
 """Methods that make of gradients of parameters what gates tell too."""
+
+
+_M_MMAP_THRESHOLD, _LARGE = -3, 2**16
+"""What glibc calls the size of blocks that it hands back, and that size in bytes."""
 
 
 def refuse_unsharded(names: Sequence[str]) -> None:
@@ -70,6 +76,7 @@ def shard(
                 f"`--shard`: `{name}` ({type(module).__name__}) keeps its parameters in a list of its own, "
                 "and they cannot be parted. Score it in one piece."
             )
+    _give_memory_back()
     parted = copy_module(model, lambda _, tensor: tensor.detach())
     install(parted, structure.rewritten)
     parted.requires_grad_(False)
@@ -85,6 +92,14 @@ def shard(
     return parted, replace(structure, rewritten={})
 
 
+def _give_memory_back() -> None:
+    """Let glibc hand blocks of memory back as soon as they are freed: it would keep those of every layer."""
+    with suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        library.malloc_trim(0)
+
+
 def _can_shard(name: str) -> bool:
     return name in _BY_GATES or not find_method(name).needs & _WHOLE
 
@@ -93,7 +108,9 @@ def _mesh(device: torch.device) -> DeviceMesh:
     """Return all processes: on GPUs, they speak by NCCL."""
     if device.type != "cuda":
         return init_device_mesh(device.type, (distributed.get_world_size(),))
-    return DeviceMesh.from_group(distributed.new_group(backend="nccl"), "cuda")
+    group = distributed.new_group(backend="nccl")
+    assert isinstance(group, distributed.ProcessGroup)  # this process is one of it
+    return DeviceMesh.from_group(group, "cuda")
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

@@ -209,8 +209,7 @@ class ByDensity(Schedule):
         if self.count is Counting.EVAL:
             return nullcontext()
         assert training.now is not None
-        names = self._counted(training)
-        return counting(training.model, training.now, names, self.counts, training.peers)
+        return counting(training.model, training.now, self._counted(training), self.counts, training.peers)
 
     def after_epoch(self, training: Training, row: EpochRow) -> EpochRow:
         """Note the densities, and end the generation where they settled."""

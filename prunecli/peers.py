@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunecli.errors import InputError, PeerError
+from prunecli.errors import InputError, PeerError, PruneError
 from prunecli.strict_json import Json
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ PATIENCE = timedelta(minutes=30)
 
 _BUCKET = 2**23
 """Entries that are summed up at a time, so that sums take little memory."""
+
+_CARRIERS = ("/gloo/", "NCCL")
+"""What torch's errors name when a message to another process is lost."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,22 @@ class Peers:
                 f"{minutes:g} minutes. What it or torchrun printed says more. Nothing was left half "
                 "written; a run that was kept goes on with `--resume`."
             ) from error
+
+    @contextmanager
+    def explaining_inside(self) -> Iterator[None]:
+        """Do so where the network itself talks to others, and what fails there was explained already.
+
+        Raises:
+            PeerError: another process is gone, or says nothing.
+        """
+        try:
+            yield
+        except PruneError as error:
+            cause = error.__cause__
+            if not isinstance(cause, RuntimeError) or not any(each in str(cause) for each in _CARRIERS):
+                raise
+            with self.explaining():
+                raise cause from None
 
 
 ALONE = Peers()

@@ -133,7 +133,10 @@ def measure_scores(
         }
 
     arguments = arguments_of_method(importance)
-    with _journal(opened, importance, samples, machine, place, study, listener) as journal:
+    with (
+        place.processes.explaining_inside(),
+        _journal(opened, importance, samples, machine, place, study, listener) as journal,
+    ):
         scores = scored(names, arguments, journal, Gate(study.gate), ScoreBN(importance.score_bn))
         if study.against == ORACLE:
             for aggregate in Aggregate:

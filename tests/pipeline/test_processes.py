@@ -135,30 +135,39 @@ def test_four_processes_prune_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "command", "said"),
     (
         pytest.param(
             "time.sleep(2), os.kill(os.getpid(), signal.SIGKILL)",
+            "prune --keep 0.5",
             "error: Another of the 2 processes failed, was killed, or said nothing for 30 minutes",
             id="killed",
         ),
         pytest.param(
             "raise ValueError('no such luck')",
+            "prune --keep 0.5",
             "error: process 1 of 2: Micro-batch 1 (inputs [4, 8])",
             id="failed",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "score --shard",
+            "error: Another of the 2 processes failed, was killed, or said nothing for 30 minutes",
+            id="killed while parted",
+            marks=pytest.mark.slow,
+        ),
     ),
 )
-def test_the_others_end_when_one_process_does(fault: str, said: str, tmp_path: Path) -> None:
+def test_the_others_end_when_one_process_does(fault: str, command: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(FAULTY.replace("FAULT", fault))
     namespace: dict[str, Any] = {}
     exec(FAULTY.replace("FAULT", "pass"), namespace)
     torch.save(namespace["Net"]().state_dict(), tmp_path / "net.pt")
     there = set(tmp_path.iterdir())
     done = torchrun(
-        2, "-m", "prunecli", "prune", f"{tmp_path}/net.pt", "--spec", f"{tmp_path}/net.py:Net",
-        "--input", "8", "--data", "random:16", "--batch-size", "4", "--keep", "0.5",
+        2, "-m", "prunecli", *command.split(), f"{tmp_path}/net.pt", "--spec", f"{tmp_path}/net.py:Net",
+        "--input", "8", "--data", "random:16", "--batch-size", "4",
     )  # fmt: skip
     assert done.returncode == 1
     assert said in done.stderr

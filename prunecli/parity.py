@@ -7,12 +7,11 @@ random numbers (dead units and constant scales hide mistakes) and both models ru
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +23,21 @@ from prunecli.graph.copying import copy_module, named_tensors, same_bits
 from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.masked import run_masked
 from prunecli.graph.not_finite import where_not_finite
+from prunecli.graph.other_weights import Draw, InPrecision, Randomised, Shaken, cast
 from prunecli.graph.outputs import tensors_in
-from prunecli.graph.structure import Kept, Role, Structure
+from prunecli.graph.structure import Kept, Structure
 from prunecli.graph.trace import plain_kernels, prepare
 from prunecli.graph.tracer import OperationError
-from prunecli.on_demand import OnDemand
 from prunecli.plan import Plan
 
 STRUCTURE_LIMIT: Final = 1e-9
 NUMBERS_LIMIT: Final = 1e-4
 SPREAD_FLOOR: Final = 1e-4
 """A spread below this share of the largest output says more about rounding than about the cut."""
+_ROUNDING: Final = 1e-12
+"""Samples whose outputs differ by no more than this share of the largest are all the same to the network."""
 FLOAT64_PARAMETERS: Final = 1_000_000_000
 """Above this many parameters the structure check runs in float32."""
-
-Draw: TypeAlias = Callable[[str, Tensor], Tensor]
-"""What stands for a tensor of the model, by its name."""
-
 _NORMS: Final = (nn.modules.batchnorm._NormBase,)
 _STILL: Final = (*_NORMS, nn.modules.dropout._DropoutNd, nn.AlphaDropout)
 
@@ -164,35 +161,42 @@ def _check_structure(
 
 
 def _with_random_weights(
-    compare: Callable[..., float], structure: Structure, seed: int, dtype: torch.dtype, limit: float
+    compare: Callable[..., tuple[float, bool]],
+    structure: Structure,
+    seed: int,
+    dtype: torch.dtype,
+    limit: float,
 ) -> _StructureCheck:
-    """Compare with weights drawn anew; where these amplify rounding, with the real ones, all shaken.
+    """Compare with weights drawn anew; where these show nothing, with the real ones, all shaken.
 
     A deep network of random weights may be chaotic: rounding errors grow until they are as large as
-    a mistake would be. Near its real weights it is not; a mistake fails there too.
+    a mistake would be. Or it is dead: it puts out the same whatever it is given, and would with a mistake in
+    it. Near its real weights it is neither; a mistake fails there too.
     """
-    error = compare(dtype, partial(_Randomise, structure, seed, dtype), settle=True)
-    if error <= limit:
+    error, listens = compare(dtype, partial(Randomised, structure, seed, dtype), settle=True)
+    if error <= limit and listens:
         return _StructureCheck(error, limit, dtype, "random weights")
-    note = "random weights amplify rounding: structure checked on the real ones, each changed at random"
-    error = compare(dtype, partial(_Shake, seed, dtype), settle=False)
+    why = "amplify rounding" if listens else "make the outputs the same for every sample"
+    note = f"random weights {why}: structure checked on the real ones, each changed at random"
+    error, _ = compare(dtype, partial(Shaken, seed, dtype), settle=False)
     return _StructureCheck(error, limit, dtype, "the real weights changed at random", (note,))
 
 
 def _compare_copies(
     model: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, dtype: torch.dtype,
     weights: Callable[[], Draw], *, settle: bool,
-) -> float:  # fmt: skip
+) -> tuple[float, bool]:  # fmt: skip
     """Cut and mask copies with other weights; compare eval paths, and training paths if they differ.
 
-    The masked copy is gone when the smaller one is made, with the same weights drawn again: what is held at
-    once decides how large a model can be proven.
+    Returns the error, and whether the outputs depend on the inputs at all. The masked copy is gone when the
+    smaller one is made, with the same weights drawn again: what is held at once decides how large a model
+    can be proven.
     """
 
     def constant(tensor: Tensor) -> Tensor:
-        return _cast(tensor, dtype).clone()
+        return cast(tensor, dtype).clone()
 
-    args, kwargs = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (args, kwargs))
+    args, kwargs = tree_map_only(Tensor, lambda tensor: cast(tensor, dtype), (args, kwargs))
     dense = prepare(copy_module(model, weights(), constant), structure.rewritten)
     settled = _settle_statistics(dense, args, kwargs) if settle else {}
     expected = [run_masked(dense, structure, kept, args, kwargs)]
@@ -209,7 +213,18 @@ def _compare_copies(
         _train_without_noise(smaller)
         found.append(_run(smaller, args, kwargs))
     errors = [relative_error(*pair, to_spread=True) for pair in zip(found, expected, strict=True)]
-    return max(errors, key=lambda error: (error != error, error))
+    return max(errors, key=lambda error: (error != error, error)), _listens(expected[0])
+
+
+def _listens(outputs: Any) -> bool:
+    """Return whether outputs differ between samples by more than rounding; of one sample nobody can tell."""
+    told_apart = [
+        tensor.detach().double() for tensor in tensors_in(outputs) if tensor.dim() and len(tensor) > 1
+    ]
+    spreads = [
+        (each - each.mean(dim=0)).abs().max() / (each.abs().max() or 1) for each in told_apart if each.numel()
+    ]
+    return not spreads or max(float(spread) for spread in spreads) > _ROUNDING
 
 
 def _check_numbers(
@@ -219,9 +234,9 @@ def _check_numbers(
     dtype = _working_dtype(model)
     if dtype.itemsize < 4:  # too coarse to compare in; the weights are the same
         dtype = torch.float32
-        pruned = copy_module(pruned, _As(dtype), lambda t: _cast(t, dtype).clone())
-        args, kwargs = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (args, kwargs))
-    dense = copy_module(model, _As(dtype), lambda t: _cast(t, dtype).clone())
+        pruned = copy_module(pruned, InPrecision(dtype), lambda t: cast(t, dtype).clone())
+        args, kwargs = tree_map_only(Tensor, lambda tensor: cast(tensor, dtype), (args, kwargs))
+    dense = copy_module(model, InPrecision(dtype), lambda t: cast(t, dtype).clone())
     errors = []
     if structure.rewritten:
         before = _run(dense, args, kwargs)
@@ -258,73 +273,6 @@ def relative_error(got: Any, expected: Any, *, to_spread: bool = False) -> float
             scale = max(spread, SPREAD_FLOOR * scale) if to_spread else scale
             errors.append((left - right).abs().max().item() / (scale or 1.0))
     return max(errors)
-
-
-class _Shake:
-    """Changes each weight by up to a quarter of itself and a little more, so that none are alike or zero."""
-
-    def __init__(self, seed: int, dtype: torch.dtype) -> None:
-        self.seed, self.dtype = seed, dtype
-
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.detach().clone()
-        return _drawn(tensor, self.dtype, partial(self._draw, tensor), self.seed, name)
-
-    def _draw(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        real = tensor.detach().to("cpu", self.dtype)
-        shaken = real * (0.75 + 0.5 * torch.rand(real.shape, generator=generator, dtype=self.dtype))
-        if not bool((real > 0).all()):  # variances stay positive
-            scale = real.square().mean().sqrt() or real.new_tensor(1.0)
-            noise = torch.randn(real.shape, generator=generator).to(self.dtype)
-            shaken.add_(noise.mul_(0.05 * scale))
-        return shaken.to(tensor.device)
-
-
-@dataclass(frozen=True)
-class _As:
-    """Keeps the weights, in another precision."""
-
-    dtype: torch.dtype
-
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        return _cast(tensor, self.dtype).clone()
-
-
-class _Randomise:
-    """Draws weights that keep activations in range, whatever the network's depth."""
-
-    def __init__(self, structure: Structure, seed: int, dtype: torch.dtype) -> None:
-        self.structure, self.seed, self.dtype = structure, seed, dtype
-
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.detach().clone()
-        return _drawn(tensor, self.dtype, partial(self._draw, name, tensor), self.seed, name)
-
-    def _draw(self, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        described = self.structure.tensors.get(name)
-        role = described.role if described else Role.OTHER
-        shape = tuple(tensor.shape)
-        if role is Role.SCALE or (role is Role.STATISTIC and bool((tensor > 0).all())):
-            drawn = torch.rand(shape, generator=generator, dtype=self.dtype).add_(0.5)
-        else:  # a quarter of the time of drawing in float64
-            drawn = torch.randn(shape, generator=generator).to(self.dtype)
-            fan_in = max(tensor.numel() // max(shape[0], 1), 1) if role is Role.WEIGHT and shape else 200
-            drawn.mul_((2 / fan_in) ** 0.5)
-        if role is Role.OTHER:
-            drawn.add_(tensor.detach().to("cpu", self.dtype))
-        return drawn.to(tensor.device)
-
-
-def _drawn(
-    tensor: Tensor, dtype: torch.dtype, draw: Callable[[torch.Generator], Tensor], seed: int, name: str
-) -> Tensor:
-    """Return what is drawn from a seed of the tensor's own; anew at each use, where it is read on demand."""
-    own = zlib.crc32(f"{seed}/{name}".encode())
-    if isinstance(tensor, OnDemand):
-        return OnDemand(tensor.shape, dtype, lambda: draw(torch.Generator().manual_seed(own)))
-    return draw(torch.Generator().manual_seed(own))
 
 
 def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -371,11 +319,6 @@ def _train_without_noise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _STILL):
             module.eval()
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _working_dtype(model: nn.Module) -> torch.dtype:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from prunecli.budget import make_plan
 from prunecli.errors import ProofError
@@ -32,3 +34,29 @@ def test_a_failure_names_the_weights_that_it_was_found_with(
     monkeypatch.setattr(f"prunecli.parity.{limit}", -1.0)  # which nothing meets
     with pytest.raises(ProofError, match=rf"relative error \S+ {weights}, \S+ with the real ones"):
         verify(case.model, pruned, structure, plan, args)
+
+
+class Dead(nn.Module):
+    """Puts out the same for every sample unless its weights are as large as these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
+        with torch.no_grad():
+            self.one.weight.mul_(1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two((self.one(x) - 50).relu())
+
+
+def test_weights_that_make_a_network_dead_prove_nothing() -> None:
+    model, example = Dead().eval(), torch.randn(2, 4)
+    structure = find_groups(model, (example,))
+    plan = make_plan(structure, score(model, structure, methods=["random"])["random"], budget="keep=0.5")
+    smaller = apply_plan(model, structure, plan)
+    found = verify(model, smaller, structure, plan, (example,))
+    assert found.holds
+    assert found.notes == (
+        "random weights make the outputs the same for every sample: structure checked on the real ones, each "
+        "changed at random",
+    )

@@ -24,6 +24,7 @@ from prunecli.graph.findings import Tag, label_arrays
 from prunecli.graph.structure import Kept, Structure
 from prunecli.graph.trace import Args, Kwargs, run
 from prunecli.graph.tracer import Tracer
+from prunecli.on_demand import OnDemand
 
 STATISTICS: Final = frozenset(
     {
@@ -133,7 +134,7 @@ class _MaskedRun(Tracer):
     ) -> None:
         super().__init__(masks, tensors, labels, parameters)
         self.masks = masks
-        self.masked = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+        self.masked = {_memory_of(tensor) for tensor in tensors.values()} - {None}
         """Where the parameters are, which have their zeros."""
 
     def execute(self, call: Call) -> Any:
@@ -182,7 +183,7 @@ class _MaskedRun(Tracer):
         tag = self.tag_of(tensor)
         if self.name_of(tensor) is not None or not tag.flow.parameters:
             return tensor
-        if tensor.untyped_storage().data_ptr() in self.masked:  # a parameter seen in another way: transposed
+        if _memory_of(tensor) in self.masked:  # a parameter seen in another way: transposed
             return tensor
         masked = tensor.clone()
         self.masks.zero(masked, tag.labels)
@@ -205,6 +206,11 @@ class _MaskedRun(Tracer):
                 wide = values.new_zeros(shape)
                 values = wide.index_copy(dim, torch.from_numpy(stays).to(wide.device), values)
         result.copy_(values)
+
+
+def _memory_of(tensor: Tensor) -> int | None:
+    """Return where a tensor's values are; None where they are nowhere until they are read."""
+    return None if isinstance(tensor, OnDemand) else tensor.untyped_storage().data_ptr()
 
 
 def _group_count(call: Call, masks: _Masks) -> int:

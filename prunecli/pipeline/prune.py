@@ -19,7 +19,7 @@ from prunecli.pipeline.masking import mask_at_once, open_asked, with_weight_sett
 from prunecli.pipeline.opening import check_start
 from prunecli.pipeline.paths import choose_paths, named_after
 from prunecli.pipeline.presets import with_preset
-from prunecli.pipeline.processes import ALONE, Processes
+from prunecli.pipeline.processes import ALONE, Processes, refuse_shared
 from prunecli.pipeline.recovering import check_sample
 from prunecli.pipeline.running import running_on
 from prunecli.pipeline.settings import Choices

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from prunecli.errors import TraceError
+from prunecli.graph.deepcopy import deepcopy
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters, then buffers, by their first name; a tied tensor appears once."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for named in (model.named_parameters(), model.named_buffers()):
+    for named in _members(model):
         for name, tensor in named:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 found[name] = tensor
+    return found
+
+
+def _members(model: nn.Module) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+    """Return what `named_parameters` and `named_buffers` yield, in one walk unless they are overridden."""
+    kind = type(model)
+    own = (kind.named_parameters, kind.named_buffers, kind.named_modules, kind._named_members)
+    if own != _OF_MODULE:
+        return model.named_parameters(), model.named_buffers()
+    parameters, buffers = [], []
+    for name, module in walk(model):
+        prefix = f"{name}." if name else ""
+        parameters += [(prefix + key, each) for key, each in module._parameters.items() if each is not None]
+        buffers += [(prefix + key, each) for key, each in module._buffers.items() if each is not None]
+    return parameters, buffers
+
+
+_OF_MODULE = (
+    nn.Module.named_parameters,
+    nn.Module.named_buffers,
+    nn.Module.named_modules,
+    nn.Module._named_members,
+)
+
+
+def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return what `named_modules` yields: every module once, by its first name, from the root down."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+    pending = [("", model)]
+    while pending:
+        name, module = pending.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if type(module).named_modules is not nn.Module.named_modules:
+            inner = [each for each in module.named_modules(prefix=name) if each[1] not in seen]
+            seen.update(each for _, each in inner)
+            found += [(name, module), *inner]
+            continue
+        found.append((name, module))
+        prefix = f"{name}." if name else ""
+        children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
+        pending += reversed(children)
     return found
 
 
@@ -53,13 +97,14 @@ def copy_module(
             trains = tensor.requires_grad and replacement.is_floating_point()
             replacement = nn.Parameter(replacement, requires_grad=trains)
         memo[id(tensor)] = replacement
-    for module in model.modules():
+    for _, module in walk(model):
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in memo:
                 detached = value.detach()
                 memo[id(value)] = constant(detached) if constant else detached.clone()
     try:
-        return copy.deepcopy(model, memo)
+        copied: nn.Module = deepcopy(model, memo)
+        return copied
     except Exception as error:  # whatever a module's own __deepcopy__ or __reduce__ raises
         raise TraceError(
             f"`{type(model).__name__}` cannot be copied: {error}. "

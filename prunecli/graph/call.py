@@ -5,7 +5,8 @@ A rule is a function of a `Call`; `rule_for` registers it. `rules/` holds them a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,42 +42,88 @@ def rule_for(*names: str, takes_size: bool = False) -> Callable[[Rule], Rule]:
     return register
 
 
+@dataclass(frozen=True)
+class Signature:
+    """What the schema of an operation says of every call of it."""
+
+    packet: str
+    is_in_place: bool
+    name: str
+    """The name without namespace, overload or trailing underscore."""
+    is_pointwise: bool
+    makes_view: bool
+    """Whether the result shares memory with an operand."""
+    places: Mapping[str, int]
+    """Arguments by name -> their position."""
+    defaults: Mapping[str, Any]
+    """Arguments by name -> their default, where there is one other than None."""
+    numbers: tuple[tuple[int, str], ...]
+    """Position and name of the arguments that may be numbers."""
+
+
+@cache
+def signature_of(func: Any) -> Signature:
+    """Return what the schema of an operation says."""
+    packet = func.overloadpacket.__name__
+    is_in_place = packet.endswith("_") and not packet.endswith("__")
+    arguments = func._schema.arguments
+    return Signature(
+        packet=packet,
+        is_in_place=is_in_place,
+        name=packet.rstrip("_") if is_in_place else packet,
+        is_pointwise=torch.Tag.pointwise in func.tags,
+        makes_view=any(
+            each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns
+        ),
+        places={each.name: place for place, each in enumerate(arguments)},
+        defaults={each.name: each.default_value for each in arguments if each.default_value is not None},
+        numbers=tuple(
+            (place, each.name) for place, each in enumerate(arguments) if str(each.type) in _MAY_BE_NUMBERS
+        ),
+    )
+
+
+_MAY_BE_NUMBERS = frozenset({"number", "float", "Optional[float]", "Optional[number]", "Tensor"})
+
+
 class Call:
     """One operation: what it was given, what came out, and the vocabulary that rules are written in."""
 
-    def __init__(self, tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operands: list[Tensor] | None = None,
+    ) -> None:
         self.tracer, self.func, self.args, self.kwargs = tracer, func, args, kwargs
         self.out: Any = None
-        packet = func.overloadpacket.__name__
-        self.is_in_place = packet.endswith("_") and not packet.endswith("__") and bool(args)
-        self.name: str = packet.rstrip("_") if self.is_in_place else packet
-        self.operands: list[Tensor] = [
-            leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
-        ]
+        self.signature = signature_of(func)
+        self.is_in_place = self.signature.is_in_place and bool(args)
+        self.name = self.signature.name if self.is_in_place else self.signature.packet
+        self.operands = tensors_given(args, kwargs) if operands is None else operands
 
     def rule(self) -> Rule | None:
         """Return the rule for this operation, or None if nobody wrote one."""
         rule = RULES.get(self.name)
-        if rule is None and torch.Tag.pointwise in self.func.tags:
+        if rule is None and self.signature.is_pointwise:
             rule = RULES["pointwise"]
         return rule
 
     @property
     def makes_view(self) -> bool:
         """Whether the result shares memory with an operand."""
-        returns = self.func._schema.returns
-        return any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
+        return self.signature.makes_view
 
     def argument(self, name: str, default: Any = None) -> Any:
         """Return an argument by its name in the schema."""
         if name in self.kwargs:
             return self.kwargs[name]
-        for position, declared in enumerate(self.func._schema.arguments):
-            if declared.name == name:
-                if position < len(self.args):
-                    return self.args[position]
-                return default if declared.default_value is None else declared.default_value
-        return default
+        place = self.signature.places.get(name)
+        if place is None:
+            return default
+        return self.args[place] if place < len(self.args) else self.signature.defaults.get(name, default)
 
     def labels(self, tensor: Tensor) -> Labels:
         """Return the labels of an operand."""
@@ -122,8 +169,7 @@ class Call:
     def note_size(self, label: Label) -> None:
         """Note that the running module was given the length of a labelled dimension."""
         if isinstance(label, np.ndarray):
-            seen = self.tracer.findings.sizes.setdefault(self.tracer.module, {})
-            seen[label.tobytes()] = (label, True)
+            self.tracer.findings.note_size(self.tracer.module, label, given=True)
 
     def set_role(self, tensor: Tensor | None, role: Role) -> None:
         """Note what a parameter is to this operation; the first one to say so is believed."""
@@ -152,25 +198,34 @@ class Call:
 
     def scalars(self) -> list[float]:
         """Return the numbers among the arguments that enter the arithmetic, in order; not sizes."""
-        places, names = _scalar_arguments(self.func)
-        given = [self.args[place] for place in places if place < len(self.args)]
-        given += [self.kwargs[name] for name in names if name in self.kwargs]
-        numbers = [float(value) for value in given if isinstance(value, (int, float))]
+        args, kwargs, numbers = self.args, self.kwargs, self.signature.numbers
+        given = [args[place] for place, _ in numbers if place < len(args)]
+        if kwargs:
+            given += [kwargs[name] for _, name in numbers if name in kwargs]
+        found = [float(value) for value in given if isinstance(value, (int, float))]
         for operand in self.operands:
-            if operand.dim() == 0 and not operand.is_meta and self.flow(operand) == Flow():
-                numbers.append(float(operand) if not operand.is_complex() else abs(complex(operand)))
-        return numbers
+            if not operand.is_meta and operand.dim() == 0 and self.flow(operand) == Flow():
+                found.append(float(operand) if not operand.is_complex() else abs(complex(operand)))
+        return found
 
     def results(self) -> list[Tensor]:
         """Return the tensors among the results."""
-        return [leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)]
+        return [self.out] if isinstance(self.out, Tensor) else tensors_given(self.out)
 
 
-@cache
-def _scalar_arguments(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    numbers = [
-        (place, argument.name)
-        for place, argument in enumerate(func._schema.arguments)
-        if str(argument.type) in {"number", "float", "Optional[float]", "Optional[number]", "Tensor"}
-    ]
-    return tuple(place for place, _ in numbers), tuple(name for _, name in numbers)
+def tensors_given(*values: Any) -> list[Tensor]:
+    """Return the tensors in (nested) arguments, in order."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif type(value) in (tuple, list):
+            found += tensors_given(*value)
+        elif type(value) is dict:
+            found += tensors_given(*value.values())
+        elif type(value) not in _LEAVES:
+            found += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return found
+
+
+_LEAVES = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format})

@@ -82,14 +82,27 @@ class Findings:
     produced: list[Atoms] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
-    sizes: dict[str, dict[bytes, tuple[Atoms, bool]]] = field(default_factory=dict)
-    """Per module the labels seen in it; True for those an operation was given the size of."""
+    sizes: dict[str, dict[int, tuple[Atoms, bool]]] = field(default_factory=dict)
+    """Per module the labels seen in it, by identity; True for those an operation was given the size of."""
     channels: dict[str, tuple[Atoms, Atoms, Atoms]] = field(default_factory=dict)
     """Modules that ran a grouped convolution -> labels of its input, of its output and of its groups."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Operations without a rule -> the module they first ran in."""
     path: dict[str, Path] = field(default_factory=dict)
     """What the code of each module did, beside moving atoms."""
+
+    def note_size(self, module: str, label: Atoms, *, given: bool) -> None:
+        """Note that a label was seen in a module, and whether an operation was given its length."""
+        seen = self.sizes.setdefault(module, {})
+        if given or id(label) not in seen:
+            seen[id(label)] = (label, given)
+
+    def path_so_far(self) -> dict[str, Path]:
+        """Return what the code of each module did until now: what it does later is not added to it."""
+        return {
+            name: Path(list(path.operations), list(path.scalars), list(path.picks))
+            for name, path in self.path.items()
+        }
 
 
 def label_arrays(labels: Labels) -> list[Atoms]:

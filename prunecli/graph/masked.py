@@ -156,10 +156,10 @@ class _MaskedRun(Tracer):
         if len(masked) != 1:
             return
         result = self.tag_of(call.out)
-        self._tags[call.out] = replace(result, labels=(masked[0], *result.labels[1:]))
+        self.tag(call.out, replace(result, labels=(masked[0], *result.labels[1:])))
         call.args = tuple(tensor.view_as(tensor) for tensor in call.args)
         for tensor, each in zip(call.args, labels, strict=True):
-            self._tags[tensor] = Tag((masked[0], *each[1:]))
+            self.tag(tensor, Tag((masked[0], *each[1:])))
 
     def _keep_only_what_stays(self, call: Call) -> None:
         """Compute the result again from the kept positions, and write it over the full one."""
@@ -187,7 +187,7 @@ class _MaskedRun(Tracer):
             return tensor
         masked = tensor.clone()
         self.masks.zero(masked, tag.labels)
-        self._tags[masked] = tag
+        self.tag(masked, tag)
         return masked
 
     def _compacted(self, tensor: Tensor) -> Tensor:

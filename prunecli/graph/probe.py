@@ -8,7 +8,6 @@ implies nothing new. If two classes merge or one freezes, the groups that own th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -112,12 +111,12 @@ class _Attempt:
         parameters = {name for name, _ in self.model.named_parameters()}
         tensors = named_tensors(self.model)
         labels = {name: self._relabel(trace.labels[name], tensor) for name, tensor in tensors.items()}
-        self.tracer = Tracer(self.constraints, tensors, labels, parameters)
+        self.tracer = Tracer(self.constraints, tensors, labels, parameters, trace.kernels)
 
     def run(self, args: Args, kwargs: Kwargs) -> Any:
         outputs = run(self.tracer, self.model, args, kwargs)
         self.tracer.close(outputs)
-        self.path = copy.deepcopy(self.tracer.findings.path)
+        self.path = self.tracer.findings.path_so_far()
         if self.trace.follows_training:
             run_training(self.tracer, self.model, args, kwargs)
         return outputs

@@ -7,7 +7,6 @@ some parameters stay unused, the training path is followed as well (auxiliary he
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,15 +16,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
 from prunecli.errors import TraceError
 from prunecli.graph.borrowing import set_mode
+from prunecli.graph.call import tensors_given
 from prunecli.graph.calls import CallWatch
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
 from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
 from prunecli.graph.findings import Findings, Flow, Path, Watched, label_arrays
+from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
 from prunecli.graph.structure import CallKey, SiteKind
 from prunecli.graph.tracer import OperationError, Tracer
@@ -48,6 +49,8 @@ class Trace:
     output_shapes: list[tuple[int, ...]]
     path: dict[str, Path]
     """What the code of each module did in eval mode."""
+    kernels: MetaKernels
+    """What operations returned on the meta device, for those who follow the model again."""
     unsteady: set[str] = field(default_factory=set)
     """Modules that take another path when they run again, cut or not (caches)."""
     follows_training: bool = False
@@ -139,8 +142,8 @@ def _trace_copy(
             f"`{type(model).__name__}` returned no tensor but {type(outputs).__name__}: pruning keeps the "
             "outputs whole, and has to find them. Return tensors, or containers or dataclasses of them."
         )
-    path = copy.deepcopy(tracer.findings.path)
-    result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, path)
+    path = tracer.findings.path_so_far()
+    result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, path, tracer.kernels)
     if parameters - tracer.findings.used.keys():
         result.follows_training = _follow_training(tracer, runner, args, kwargs)
     for name in sorted(parameters - tracer.findings.used.keys()):
@@ -205,7 +208,7 @@ class _Watch(CallWatch):
             self.tracer.note_numbers(args[1:] if isinstance(args[0], Tensor) else args)
         if key.function in _READERS:
             self._note_reading(key, args, kwargs)
-        taken = [self._flow(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        taken = [self._flow(tensor) for tensor in tensors_given(args, kwargs)]
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
             self._note_result(key, args, taken, result)

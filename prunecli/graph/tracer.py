@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from prunecli.graph.call import SIZE_TAKING, Call
+from prunecli.graph.call import SIZE_TAKING, Call, tensors_given
 from prunecli.graph.constraints import IS_OUTPUT, UNIFORM, Atoms, Constraints, Labels, Reason
 from prunecli.graph.findings import Findings, Flow, Path, Tag, label_arrays
+from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
 
 OPAQUE: Final = (nn.RNNBase,)
@@ -48,6 +48,7 @@ class Tracer(TorchDispatchMode):
         tensors: parameters and buffers by name, on the device of the pass.
         labels: their labels, by the same names.
         parameters: which of the names are parameters.
+        kernels: what runs operations; tracers of one network share it.
     """
 
     def __init__(
@@ -56,20 +57,20 @@ class Tracer(TorchDispatchMode):
         tensors: Mapping[str, Tensor],
         labels: Mapping[str, Labels],
         parameters: Iterable[str],
+        kernels: MetaKernels | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.constraints = constraints
+        self.kernels = kernels or MetaKernels()
         self.findings = Findings()
         self.modules: list[str] = [""]
-        self._tags = WeakTensorKeyDictionary()
-        self._names = WeakTensorKeyDictionary()
-        self._roots = WeakTensorKeyDictionary()
-        """Views -> what they show a part of; that itself -> None, which keeps no activation alive."""
+        self._seen = _SeenTensors()
         self._opaque = 0
         weights = set(parameters)
         for name, tensor in tensors.items():
-            self._names[tensor] = name
-            self._tags[tensor] = Tag(labels[name], Flow(parameters=frozenset({name} & weights)))
+            seen = self._seen.of(tensor)
+            seen.name = name
+            seen.tag = Tag(labels[name], Flow(parameters=frozenset({name} & weights)))
 
     @property
     def module(self) -> str:
@@ -79,7 +80,10 @@ class Tracer(TorchDispatchMode):
     @property
     def path(self) -> Path:
         """What the running module did so far."""
-        return self.findings.path.setdefault(self.module, Path())
+        found = self.findings.path.get(self.modules[-1])
+        if found is None:
+            found = self.findings.path[self.modules[-1]] = Path()
+        return found
 
     def enter(self, name: str, module: nn.Module) -> None:
         """Note that the forward of a module begins."""
@@ -106,7 +110,7 @@ class Tracer(TorchDispatchMode):
                     self.findings.used.setdefault(name, self.module)
         for tensor in tree_leaves(outputs):
             if isinstance(tensor, Tensor):
-                self._tags[tensor] = Tag((None,) * tensor.dim(), Flow(from_data=True))
+                self.tag_input(tensor)
 
     def follow(self, model: nn.Module) -> AbstractContextManager[None]:
         """Keep track of the module whose forward runs, while the context lasts."""
@@ -114,17 +118,21 @@ class Tracer(TorchDispatchMode):
 
     def tag_input(self, tensor: Tensor) -> None:
         """Mark a tensor as data: nothing of it can be removed."""
-        self._tags[tensor] = Tag((None,) * tensor.dim(), Flow(from_data=True))
+        self.tag(tensor, Tag((None,) * tensor.dim(), Flow(from_data=True)))
+
+    def tag(self, tensor: Tensor, tag: Tag) -> None:
+        """Say what is known of a tensor."""
+        self._seen.of(tensor).tag = tag
 
     def tag_of(self, tensor: Tensor) -> Tag:
         """Return what is known of a tensor; a constant nobody has seen is unlabelled."""
-        tag = self._tags.get(tensor)
-        return tag if tag is not None else Tag((None,) * tensor.dim())
+        seen = self._seen.find(tensor)
+        return Tag((None,) * tensor.dim()) if seen is None or seen.tag is None else seen.tag
 
     def name_of(self, tensor: Tensor) -> str | None:
         """Return the name of a parameter or buffer."""
-        name: str | None = self._names.get(tensor)
-        return name
+        seen = self._seen.find(tensor)
+        return None if seen is None else seen.name
 
     def read_raw(self, sites: frozenset[str]) -> None:
         """Note that these gate sites reach a reader with no affine layer in between."""
@@ -154,7 +162,7 @@ class Tracer(TorchDispatchMode):
 
     def execute(self, call: Call) -> Any:
         """Run the operation itself."""
-        return call.func(*call.args, **call.kwargs)
+        return self.kernels.run(call.func, call.args, call.kwargs)
 
     def finish(self, call: Call) -> None:
         """Do what is left to do once the results are labelled: nothing, here."""
@@ -162,10 +170,14 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = _on_one_device(args, kwargs or {})
+        kwargs = kwargs or {}
+        operands = tensors_given(args, kwargs)
+        if not _is_on_one_device(operands):
+            args, kwargs = _on_one_device(args, kwargs)
+            operands = tensors_given(args, kwargs)
         if self._opaque:
             return func(*args, **kwargs)
-        call = Call(self, func, args, kwargs)
+        call = Call(self, func, args, kwargs, operands)
         rule = call.rule()
         if rule is None:
             with self:
@@ -180,9 +192,10 @@ class Tracer(TorchDispatchMode):
             labels = [atoms for t in call.operands for atoms in label_arrays(self.tag_of(t).labels)]
             raise OperationError(call.name, self.module, labels, str(error).splitlines()[0]) from error
         self._note_use(call)
-        self.path.scalars.extend(call.scalars())
+        path = self.path
+        path.scalars += call.scalars()
         if not call.makes_view and call.name not in COPYING:
-            self.path.operations.append(call.name)
+            path.operations.append(call.name)
         (rule or freeze_all)(call)
         self.finish(call)
         return call.out
@@ -192,20 +205,28 @@ class Tracer(TorchDispatchMode):
         labels = tuple(
             None if length == 1 else label for length, label in zip(tensor.shape, tag.labels, strict=True)
         )
-        self._tags[tensor] = Tag(labels, tag.flow, tag.picked_from)
+        seen = self._seen.of(tensor)
+        seen.tag = Tag(labels, tag.flow, tag.picked_from)
         if call.makes_view:
             for operand in call.operands:
-                root = self._roots.setdefault(operand, None)
-                self._roots[tensor] = operand if root is None else root
-        self._note_sizes(labels, given=call.name in SIZE_TAKING)
+                source = self._seen.of(operand)
+                source.is_aliased = seen.is_aliased = True
+                if tensor is not operand:
+                    seen.root = operand if source.root is None else source.root
+        given = call.name in SIZE_TAKING
+        for label in labels:
+            if isinstance(label, np.ndarray):
+                self.findings.note_size(self.modules[-1], label, given=given)
 
     def is_aliased(self, tensor: Tensor) -> bool:
         """Return whether a view shares this tensor's memory, as far as the trace has seen."""
-        return tensor in self._roots
+        seen = self._seen.find(tensor)
+        return seen is not None and seen.is_aliased
 
     def note_write(self, part: Tensor, flow: Flow) -> None:
         """Note that a part of a tensor was written: what was the same everywhere no longer is."""
-        root = self._roots.get(part)
+        seen = self._seen.find(part)
+        root = None if seen is None else seen.root
         if root is None:
             return
         tag = self.tag_of(root)
@@ -215,22 +236,54 @@ class Tracer(TorchDispatchMode):
         from_data = tag.flow.from_data or flow.from_data
         parameters = frozenset() if from_data else tag.flow.parameters | flow.parameters
         joined = Flow(from_data, parameters, tag.flow.open_sites | flow.open_sites)
-        self._tags[root] = Tag(labels, joined, tag.picked_from)
+        self.tag(root, Tag(labels, joined, tag.picked_from))
 
     def _note_use(self, call: Call) -> None:
         for operand in call.operands:
-            tag = self.tag_of(operand)
-            name = self.name_of(operand)
-            if name is not None:
-                self.findings.used.setdefault(name, self.module)
-            if tag.picked_from is not None:
-                call.freeze(tag.picked_from, "is searched by position")
+            seen = self._seen.find(operand)
+            if seen is None:
+                continue
+            if seen.name is not None:
+                self.findings.used.setdefault(seen.name, self.module)
+            if seen.tag is not None and seen.tag.picked_from is not None:
+                call.freeze(seen.tag.picked_from, "is searched by position")
 
-    def _note_sizes(self, labels: Labels, *, given: bool) -> None:
-        seen = self.findings.sizes.setdefault(self.module, {})
-        for atoms in label_arrays(labels):
-            key = atoms.tobytes()
-            seen[key] = (atoms, given or (key in seen and seen[key][1]))
+
+class _SeenTensors:
+    """What one tracer knows of the tensors it has met, kept on the tensors: it lives as long as they do."""
+
+    def of(self, tensor: Tensor) -> _Seen:
+        """Return what is known of a tensor, to be added to."""
+        seen = self.find(tensor)
+        if seen is None:
+            seen = _Seen(self)
+            setattr(tensor, _ON_TENSOR, seen)
+        return seen
+
+    def find(self, tensor: Tensor) -> _Seen | None:
+        """Return what is known of a tensor, or None if nobody has seen it."""
+        seen: _Seen | None = getattr(tensor, _ON_TENSOR, None)
+        return seen if seen is not None and seen.by is self else None
+
+
+_ON_TENSOR: Final = "_prunecli_seen"
+
+
+class _Seen:
+    """What one tracer knows of one tensor. Copies of the tensor know nothing of it."""
+
+    __slots__ = ("by", "is_aliased", "name", "root", "tag")
+
+    def __init__(self, by: _SeenTensors | None) -> None:
+        self.by = by
+        self.name: str | None = None
+        self.tag: Tag | None = None
+        self.root: Tensor | None = None
+        """The tensor that this one is a view of."""
+        self.is_aliased = False
+
+    def __reduce__(self) -> tuple[type[_Seen], tuple[None]]:
+        return _Seen, (None,)
 
 
 class _ModuleStack(AbstractContextManager[None]):
@@ -264,11 +317,12 @@ def _decompose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func.decompose(*args, **kwargs)
 
 
+def _is_on_one_device(tensors: list[Tensor]) -> bool:
+    return all(tensor.is_meta for tensor in tensors) or not any(tensor.is_meta for tensor in tensors)
+
+
 def _on_one_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Move constants that code made on the CPU to the meta device, where they meet tensors without data."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if len({tensor.is_meta for tensor in tensors}) < 2:
-        return args, kwargs
     args, kwargs = tree_map_only(
         Tensor, lambda t: t if t.is_meta or t.dim() == 0 else t.to("meta"), (args, kwargs)
     )

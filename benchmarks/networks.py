@@ -1,10 +1,10 @@
-"""The networks that are measured, with random weights: torchvision's, and residual ones of any depth."""
+"""The networks that are measured, with random weights: torchvision's, and others of any depth or width."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,28 @@ def parser_of(description: str | None, default: Sequence[str]) -> ArgumentParser
         help=f"networks of torchvision ({', '.join(default)})",
     )  # fmt: skip
     return parser
+
+
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    """Build a network by its name, and one sample for it.
+
+    Args:
+        name: one of torchvision, or `residual-BLOCKS`, `dense-LAYERS` or `wide-UNITS`.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    kind, _, size = name.partition("-")
+    if kind in _MADE_UP and size.isdecimal():
+        make, shape = _MADE_UP[kind]
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return make(int(size)), torch.randn(1, *shape)
+    if name not in architectures():
+        raise ValueError(
+            f"`{name}`: expected a network of torchvision, or one of {', '.join(_MADE_UP)}, - and a size"
+        )
+    return build(name), pictures(image_size(name), 1)
 
 
 def architectures() -> list[str]:
@@ -68,6 +90,48 @@ def residual_network(blocks: int, *, width: int = 16, classes: int = 10) -> nn.M
     layers["flatten"] = nn.Flatten()
     layers["head"] = nn.Linear(before, classes)
     return nn.Sequential(layers).eval()
+
+
+def dense_network(layers: int, *, growth: int = 12, classes: int = 10) -> nn.Module:
+    """Build a network in which every layer reads what all layers before it made, side by side."""
+    stem = growth * 2
+    return nn.Sequential(
+        OrderedDict(
+            stem=_conv_norm(3, stem, 3),
+            **{f"layer{layer}": _Dense(stem + growth * layer, growth) for layer in range(layers)},
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            head=nn.Linear(stem + growth * layers, classes),
+        )
+    ).eval()
+
+
+def wide_network(width: int, *, inputs: int = 64, classes: int = 10) -> nn.Module:
+    """Build a network of two wide layers, with narrow ones between."""
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, inputs), nn.LayerNorm(inputs),
+        nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes),
+    ).eval()  # fmt: skip
+
+
+_MADE_UP: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...]]] = {
+    "residual": (residual_network, (3, 32, 32)),
+    "dense": (dense_network, (3, 16, 16)),
+    "wide": (wide_network, (64,)),
+}
+
+
+class _Dense(nn.Module):
+    """Puts what it makes beside what it was given."""
+
+    def __init__(self, before: int, growth: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(before)
+        self.conv = nn.Conv2d(before, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input, and `growth` new channels."""
+        return torch.cat([x, self.conv(self.norm(x).relu())], 1)
 
 
 class _Block(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from prunecli.graph.copying import walk
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Put off looking for garbage in cycles: what a trace makes lives on, and is searched in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager
@@ -34,20 +49,22 @@ def kept_rng() -> Iterator[None]:
 
 def set_mode(model: nn.Module, *, training: bool) -> None:
     """Set the mode of every module; not by `.train()`, which some models override to rewrite weights."""
-    for module in model.modules():
-        module.training = training
+    for _, module in walk(model):
+        if module.training is not training:
+            module.training = training
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module in eval mode, and give each its own mode back."""
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for _, module in walk(model)}
     set_mode(model, training=False)
     try:
         yield
     finally:
         for module, training in modes.items():
-            module.training = training
+            if module.training is not training:
+                module.training = training
 
 
 def run_without_noise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecli.graph.constraints import IS_LOOKED_UP, Atoms, Reason
-from prunecli.graph.copying import aliases, named_tensors
+from prunecli.graph.copying import aliases, named_tensors, parameter_names
 from prunecli.graph.sizes import find_attributes
 from prunecli.graph.solve import Ints, Solution
 from prunecli.graph.structure import (
@@ -247,7 +247,7 @@ def _describe_sites(trace: Trace, units: _Units) -> dict[str, list[Site]]:
 
 def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[str, TensorAxes]:
     axes = {(column.tensor, column.dim): units.axis_of(column.atoms) for column in columns.all}
-    parameters = {name for name, _ in trace.model.named_parameters()}
+    parameters = parameter_names(trace.model)
     return {
         name: TensorAxes(
             shape=tuple(tensor.shape),
@@ -261,7 +261,7 @@ def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[st
 
 def _describe_frozen(trace: Trace, columns: _Columns, solution: Solution) -> Iterator[FrozenAxis]:
     """One entry per layer and reason, for the positions that some layer puts out and that all stay."""
-    parameters = {name for name, _ in trace.model.named_parameters()}
+    parameters = parameter_names(trace.model)
     found: dict[tuple[str, Reason], tuple[list[str], int]] = {}
     for column in columns.all:
         classes = solution.of[column.atoms]

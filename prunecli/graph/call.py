@@ -216,16 +216,23 @@ class Call:
 def tensors_given(*values: Any) -> list[Tensor]:
     """Return the tensors in (nested) arguments, in order."""
     found: list[Tensor] = []
+    _collect(values, found)
+    return found
+
+
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
+        kind = type(value)
+        if kind in _LEAVES:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
-        elif type(value) in (tuple, list):
-            found += tensors_given(*value)
-        elif type(value) is dict:
-            found += tensors_given(*value.values())
-        elif type(value) not in _LEAVES:
+        elif kind is tuple or kind is list:
+            _collect(value, found)
+        elif kind is dict:
+            _collect(value.values(), found)
+        else:
             found += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-    return found
 
 
 _LEAVES = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format})

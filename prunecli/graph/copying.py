@@ -23,14 +23,30 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _members(model: nn.Module) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
-    """Return what `named_parameters` and `named_buffers` yield, in one walk unless they are overridden."""
+def parameter_names(model: nn.Module) -> set[str]:
+    """Return the names that `named_parameters` yields: the first one of each parameter."""
+    seen: dict[int, str] = {}
+    for name, tensor in _members(model)[0]:
+        seen.setdefault(id(tensor), name)
+    return set(seen.values())
+
+
+def _members(
+    model: nn.Module, *, repeated: bool = False
+) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+    """Return what `named_parameters` and `named_buffers` yield, in one walk unless they are overridden.
+
+    Args:
+        model: any module.
+        repeated: by all names of a tensor; otherwise at least by the first.
+    """
     kind = type(model)
     own = (kind.named_parameters, kind.named_buffers, kind.named_modules, kind._named_members)
     if own != _OF_MODULE:
-        return model.named_parameters(), model.named_buffers()
+        unique = not repeated
+        return model.named_parameters(remove_duplicate=unique), model.named_buffers(remove_duplicate=unique)
     parameters, buffers = [], []
-    for name, module in walk(model):
+    for name, module in model.named_modules(remove_duplicate=False) if repeated else walk(model):
         prefix = f"{name}." if name else ""
         parameters += [(prefix + key, each) for key, each in module._parameters.items() if each is not None]
         buffers += [(prefix + key, each) for key, each in module._buffers.items() if each is not None]
@@ -70,10 +86,7 @@ def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def aliases(model: nn.Module) -> dict[str, str]:
     """Return the other names of tied tensors -> their first name."""
     first = {id(tensor): name for name, tensor in named_tensors(model).items()}
-    every = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
+    every = [each for named in _members(model, repeated=True) for each in named]
     return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
 
 
@@ -112,15 +125,29 @@ def copy_module(
         ) from error
 
 
+def duplicate(tensor: Tensor) -> Tensor:
+    """Return a clone without history. Without data, that is a new tensor, which is made much sooner."""
+    if tensor.is_meta and _is_plain(tensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return tensor.detach().clone()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    is_usual = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return is_usual and tensor.is_contiguous()
+
+
 def clean_copy(model: nn.Module) -> nn.Module:
     """Return a copy without history: activations that a module has kept are tensors like any other."""
-    return copy_module(model, lambda _, tensor: tensor.detach().clone())
+    return copy_module(model, lambda _, tensor: duplicate(tensor))
 
 
 def copy_to_meta(model: nn.Module) -> nn.Module:
     """Return a copy on the meta device: shapes without memory."""
 
     def to_meta(tensor: Tensor) -> Tensor:
+        if _is_plain(tensor):
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         return torch.empty_like(tensor, device="meta", requires_grad=False)
 
     return copy_module(model, lambda _, tensor: to_meta(tensor), to_meta)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunecli.graph.copying import copy_module, named_tensors
-from prunecli.graph.structure import Kept, Structure
+from prunecli.graph.copying import copy_module, duplicate, named_tensors, walk
+from prunecli.graph.structure import Axis, Kept, Structure
 from prunecli.graph.twins import install
 from prunecli.on_demand import OnDemand
 
@@ -30,15 +30,17 @@ def cut(
     the `requires_grad` of the model. With `weights` (and `constant`, see `copy_module`), it is the cut of a
     model that has other tensors, of which one at a time is made.
     """
+    staying = _Staying(kept)
 
     def part(name: str, tensor: Tensor) -> Tensor:
-        return slice_tensor(weights(name, tensor) if weights else tensor, name, structure, kept)
+        return _slice(weights(name, tensor) if weights else tensor, name, structure, staying)
 
     smaller = copy_module(model, part, constant)
     install(smaller, {n: t for n, t in structure.rewritten.items() if not _is_twin(smaller, n, t)})
-    for module, values in attribute_values(structure, kept, smaller).items():
+    modules = dict(walk(smaller))
+    for name, values in _attribute_values(structure, staying, modules).items():
         for attribute, value in values.items():
-            setattr(smaller.get_submodule(module), attribute, value)
+            setattr(modules[name], attribute, value)
     return smaller
 
 
@@ -47,23 +49,48 @@ def slice_tensor(tensor: Tensor, name: str, structure: Structure, kept: Kept) ->
 
     What is left of a tensor that is read on demand is read and cut on demand.
     """
-    result = tensor.detach()
+    return _slice(tensor, name, structure, _Staying(kept))
+
+
+class _Staying:
+    """Which positions of axes stay under one plan, found once per axis."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self._found: dict[int, tuple[Axis, Tensor | None]] = {}
+
+    def of(self, axis: Axis) -> Tensor | None:
+        """Return the positions that stay, or None where all do."""
+        if id(axis) not in self._found:
+            stays = axis.kept(self.kept)
+            positions = None if stays.all() else torch.from_numpy(np.flatnonzero(stays))
+            self._found[id(axis)] = (axis, positions)
+        return self._found[id(axis)][1]
+
+
+def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -> Tensor:
+    result, is_new = tensor.detach(), False
     described = structure.tensors.get(name)
     if isinstance(tensor, OnDemand) and described is not None and described.shape == tuple(tensor.shape):
         lengths = (
-            n if axis is None else axis.kept_length(kept)
+            n if axis is None else axis.kept_length(staying.kept)
             for n, axis in zip(tensor.shape, described.axes, strict=True)
         )
         read = tensor.read
-        return OnDemand(tuple(lengths), tensor.dtype, lambda: slice_tensor(read(), name, structure, kept))
+        return OnDemand(tuple(lengths), tensor.dtype, lambda: _slice(read(), name, structure, staying))
     if described is None or described.shape != tuple(tensor.shape):
-        return result.clone()
+        return duplicate(result)
     for dim, axis in enumerate(described.axes):
         if axis is not None:
-            stays = axis.kept(kept)
-            if not stays.all():
-                result = result.index_select(dim, torch.from_numpy(np.flatnonzero(stays)).to(result.device))
-    return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+            positions = staying.of(axis)
+            if positions is not None:
+                if result.is_meta:
+                    shape = [len(positions) if at == dim else n for at, n in enumerate(result.shape)]
+                    result = torch.empty(shape, dtype=result.dtype, device="meta")
+                else:
+                    result = result.index_select(dim, positions.to(result.device))
+                is_new = True
+    return result if is_new else duplicate(result)
 
 
 def slice_masks(masks: Mapping[str, Tensor], structure: Structure, kept: Kept) -> dict[str, Tensor]:
@@ -76,16 +103,23 @@ def attribute_values(structure: Structure, kept: Kept, model: nn.Module) -> Attr
 
     Only attributes whose value changes are listed; entries of tuples are gathered into the whole tuple.
     """
+    return _attribute_values(structure, _Staying(kept), dict(walk(model)))
+
+
+def _attribute_values(
+    structure: Structure, staying: _Staying, modules: Mapping[str, nn.Module]
+) -> AttributeValues:
     values: AttributeValues = {}
     for each in structure.attributes:
-        length = each.axis.kept_length(kept)
-        if length == each.axis.length:
+        positions = staying.of(each.axis)
+        if positions is None:
             continue
+        length = len(positions)
         changed = values.setdefault(each.module, {})
         if each.entry is None:
             changed[each.name] = length
         else:
-            current = changed.get(each.name, getattr(model.get_submodule(each.module), each.name))
+            current = changed.get(each.name, getattr(modules[each.module], each.name))
             entries = list(current)
             entries[each.entry] = length
             changed[each.name] = entries if isinstance(current, list) else tuple(entries)

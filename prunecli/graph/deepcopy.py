@@ -65,7 +65,13 @@ def deepcopy(value: Any, memo: Memo) -> Any:
 
 def _copy_items(items: dict[Any, Any], into: dict[Any, Any], memo: Memo) -> None:
     for key, value in items.items():
-        copied = value if type(value) in _IMMUTABLE else deepcopy(value, memo)
+        kind = type(value)
+        if kind in _IMMUTABLE:
+            copied = value
+        elif kind is OrderedDict and not value and not vars(value) and id(value) not in memo:
+            copied = memo[id(value)] = OrderedDict()  # hooks that nobody registered: most of what there is
+        else:
+            copied = deepcopy(value, memo)
         into[key if type(key) is str else deepcopy(key, memo)] = copied
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from prunecli.graph.borrowing import eval_mode, kept_rng
+from prunecli.graph.borrowing import eval_mode, kept_rng, uncollected
 from prunecli.graph.probe import freeze_what_fails
 from prunecli.graph.structure import Structure
 from prunecli.graph.trace import trace
@@ -30,6 +30,6 @@ def find_groups(
     Raises:
         TraceError: the forward pass fails for these inputs.
     """
-    with kept_rng(), eval_mode(model):
+    with kept_rng(), eval_mode(model), uncollected():
         traced = trace(model, args, kwargs)
         return freeze_what_fails(traced, args, dict(kwargs or {}))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prunecli.graph.build import Draft, build
 from prunecli.graph.constraints import Atoms, Constraints, Grid, Label, Labels, Reason
-from prunecli.graph.copying import named_tensors
+from prunecli.graph.copying import named_tensors, parameter_names
 from prunecli.graph.cutting import cut
 from prunecli.graph.findings import Path
 from prunecli.graph.outputs import tensors_in
@@ -108,7 +108,7 @@ class _Attempt:
         self.before = solve(self.constraints)
         """What is known before the cut copy is traced, which adds to the constraints."""
         self.known_grids = len(self.constraints.grids)
-        parameters = {name for name, _ in self.model.named_parameters()}
+        parameters = parameter_names(self.model)
         tensors = named_tensors(self.model)
         labels = {name: self._relabel(trace.labels[name], tensor) for name, tensor in tensors.items()}
         self.tracer = Tracer(self.constraints, tensors, labels, parameters, trace.kernels)
@@ -342,7 +342,7 @@ def _alike(solution: Solution, left: Atoms, right: Atoms) -> bool:
 
 
 def _same_numbers(left: list[float], right: list[float]) -> bool:
-    return len(left) == len(right) and np.allclose(left, right, rtol=1e-12, equal_nan=True)
+    return left == right or len(left) == len(right) and np.allclose(left, right, rtol=1e-12, equal_nan=True)
 
 
 def _at(error: BaseException) -> str:

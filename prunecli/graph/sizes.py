@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prunecli.graph.constraints import Atoms
+from prunecli.graph.copying import walk
 from prunecli.graph.structure import Axis, SizeAttribute
 from prunecli.graph.trace import Trace
 from prunecli.graph.twins import sizes_of
@@ -57,7 +58,7 @@ def find_attributes(trace: Trace, axis_of: AxisOf) -> Iterator[SizeAttribute]:
     outer = np.zeros(trace.constraints.count, dtype=bool)
     for grid in trace.constraints.grids:
         outer[grid.rows] = True
-    for name, module in trace.model.named_modules():
+    for name, module in walk(trace.model):
         candidates = _candidates(trace, name)
         known = _known(trace, name, module)
         if isinstance(module, _LAYER_NORMS):

@@ -24,7 +24,7 @@ from prunecli.graph.borrowing import set_mode
 from prunecli.graph.call import tensors_given
 from prunecli.graph.calls import CallWatch
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
-from prunecli.graph.copying import copy_module, copy_to_meta, named_tensors
+from prunecli.graph.copying import clean_copy, copy_to_meta, named_tensors, parameter_names
 from prunecli.graph.findings import Findings, Flow, Path, Watched, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
@@ -78,8 +78,7 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
         return _trace_copy(prepare(copy_to_meta(model), rewritten), args, kwargs, rewritten)
     except Exception:  # whatever the model's own code raises on tensors without data
         try:
-            real = copy_module(model, lambda _, tensor: tensor.detach().clone())
-            return _trace_copy(prepare(real, rewritten), args, kwargs, rewritten)
+            return _trace_copy(prepare(clean_copy(model), rewritten), args, kwargs, rewritten)
         except TraceError:
             raise
         except Exception as error:
@@ -93,8 +92,8 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
 def prepare(copy: nn.Module, rewritten: Mapping[str, str]) -> nn.Module:
     """Make a copy ready to be followed: twins installed, eval mode, no gradients."""
     install(copy, rewritten)
-    for parameter in copy.parameters():
-        if parameter.is_leaf:
+    for parameter in named_tensors(copy).values():
+        if isinstance(parameter, nn.Parameter) and parameter.is_leaf:
             parameter.requires_grad_(False)
     set_mode(copy, training=False)
     return copy
@@ -126,10 +125,10 @@ def _trace_copy(
     model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten: dict[str, str], *, settled: bool = False
 ) -> Trace:
     """Trace a copy that nobody else runs, so that what code caches on first use is seen being made."""
-    runner = copy_module(model, lambda _, tensor: tensor.detach().clone())
+    runner = clean_copy(model)
     constraints = Constraints()
     tensors = named_tensors(runner)
-    parameters = {name for name, _ in runner.named_parameters()}
+    parameters = parameter_names(runner)
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
     outputs = run(tracer, runner, args, kwargs)

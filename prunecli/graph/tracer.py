@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunecli.graph.call import SIZE_TAKING, Call, tensors_given
 from prunecli.graph.constraints import IS_OUTPUT, UNIFORM, Atoms, Constraints, Labels, Reason
+from prunecli.graph.copying import walk
 from prunecli.graph.findings import Findings, Flow, Path, Tag, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
@@ -294,7 +295,7 @@ class _ModuleStack(AbstractContextManager[None]):
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
-        for name, module in self.model.named_modules():
+        for name, module in walk(self.model):
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks
             self.handles.append(module.register_forward_pre_hook(self._enter(name)))

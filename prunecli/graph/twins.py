@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 
+from prunecli.graph.copying import walk
 from prunecli.graph.window_twins import (
     SizedRelativePositionalMultiHeadAttention,
     SizedShiftedWindowAttention,
@@ -134,7 +135,7 @@ _TWIN_OF: Final[Mapping[str, str]] = {
 def find_rewritable(model: nn.Module) -> dict[str, str]:
     """Return the modules that a twin exists for: name -> class name of the twin."""
     found = {}
-    for name, module in model.named_modules():
+    for name, module in walk(model):
         twin = _TWIN_OF.get(f"{type(module).__module__}.{type(module).__qualname__}")
         if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
             continue

@@ -169,14 +169,13 @@ class _Units:
         np.add.at(signature, index, weights[column_of])
         _, kind = np.unique(signature, return_inverse=True)
         rank = np.lexsort((position[first], column_of[first]))
-        members: dict[int, list[int]] = {}
-        for place in rank.tolist():
-            members.setdefault(int(kind[place]), []).append(place)
+        entries = np.argsort(index, kind="stable")
+        start = np.searchsorted(index[entries], np.arange(present.size + 1))
         produces = np.array([column.side is Side.PRODUCER for column in columns.all])
-        for places in members.values():
+        for places in _runs(kind, rank):
             if len(places) < 2:
                 continue
-            own = np.unique(column_of[index == places[0]])
+            own = np.unique(column_of[entries[start[places[0]] : start[places[0] + 1]]])
             own = own[own < len(columns.all)]
             if not any(columns.is_layer(int(column)) for column in own):
                 continue
@@ -202,6 +201,18 @@ class _Units:
             if (axis := self.axis_of(label)) is not None
             for owner in axis.owners
         }
+
+
+def _runs(kinds: Ints, order: Ints) -> list[Ints]:
+    """Return the places of each kind, in this order; kinds in the order of their first place.
+
+    >>> [places.tolist() for places in _runs(np.array([7, 5, 7, 5]), np.array([3, 2, 1, 0]))]
+    [[3, 1], [2, 0]]
+    """
+    ordered = kinds[order]
+    _, first, counts = np.unique(ordered, return_index=True, return_counts=True)
+    runs = np.split(order[np.argsort(ordered, kind="stable")], np.cumsum(counts)[:-1])
+    return [runs[each] for each in np.argsort(first)]
 
 
 def _side_of(label: Atoms, consumed: NDArray[np.bool_], produced: NDArray[np.bool_]) -> Side:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Solution:
     rows: Ints
     columns: Ints
 
-    @property
+    @cached_property
     def is_frozen(self) -> NDArray[np.bool_]:
         """Bool per class."""
         return self.reason_of < len(self.reasons)
@@ -60,6 +61,10 @@ class Solution:
         A free class that no grid defines is its own unit; one that a grid defines has the units of
         its row and of its column. Frozen classes have none.
         """
+        return self._owners
+
+    @cached_property
+    def _owners(self) -> tuple[Ints, Ints]:
         defined = np.zeros(self.class_count, dtype=bool)
         defined[self.cells] = True
         units = np.flatnonzero(~defined & ~self.is_frozen)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecli.graph.constraints import IS_LOOKED_UP, Atoms, Reason
-from prunecli.graph.copying import aliases, named_tensors, parameter_names
+from prunecli.graph.copying import aliases, members, parameter_names
 from prunecli.graph.sizes import find_attributes
 from prunecli.graph.solve import Ints, Solution
 from prunecli.graph.structure import (
@@ -118,6 +118,7 @@ class _Units:
         self._owners = owners[order]
         self._start = np.searchsorted(cells[order], np.arange(solution.class_count + 1))
         self._axes: dict[bytes, Axis | None] = {}
+        self._axis_of: dict[int, tuple[Atoms, Axis | None]] = {}
         self.classes: dict[str, Ints] = {}
         self._group_of = np.full(solution.class_count, -1, dtype=np.int64)
         self._unit_of = np.zeros(solution.class_count, dtype=np.int64)
@@ -126,11 +127,14 @@ class _Units:
 
     def axis_of(self, atoms: Atoms) -> Axis | None:
         """Return the axis with these positions, or None if nobody owns any of them."""
-        classes = self.solution.of[atoms]
-        key = classes.tobytes()
-        if key not in self._axes:
-            self._axes[key] = self._new_axis(classes)
-        return self._axes[key]
+        known = self._axis_of.get(id(atoms))
+        if known is None:
+            classes = self.solution.of[atoms]
+            key = classes.tobytes()
+            if key not in self._axes:
+                self._axes[key] = self._new_axis(classes)
+            known = self._axis_of[id(atoms)] = (atoms, self._axes[key])  # held, so that its id stays its own
+        return known[1]
 
     def _new_axis(self, classes: Ints) -> Axis | None:
         positions, units = self._expand(classes)
@@ -159,12 +163,12 @@ class _Units:
             return
         grids = [side for grid in columns.trace.constraints.grids for side in (grid.rows, grid.columns)]
         vectors = [column.atoms for column in columns.all] + grids
-        touched = [self._expand(self.solution.of[atoms]) for atoms in vectors]
-        column_of = np.repeat(np.arange(len(touched)), [len(positions) for positions, _ in touched])
-        unit = np.concatenate([units for _, units in touched])
-        position = np.concatenate([positions for positions, _ in touched])
+        lengths = [atoms.size for atoms in vectors]
+        place, unit = self._expand(self.solution.of[np.concatenate(vectors)])
+        column_of = np.repeat(np.arange(len(vectors)), lengths)[place]
+        position = place - (np.cumsum(lengths) - lengths)[column_of]
         present, first, index = np.unique(unit, return_index=True, return_inverse=True)
-        weights = np.random.default_rng(0).integers(1, 2**63, len(touched), dtype=np.uint64)
+        weights = np.random.default_rng(0).integers(1, 2**63, len(vectors), dtype=np.uint64)
         signature = np.zeros(present.size, dtype=np.uint64)
         np.add.at(signature, index, weights[column_of])
         _, kind = np.unique(signature, return_inverse=True)
@@ -258,7 +262,7 @@ def _describe_sites(trace: Trace, units: _Units) -> dict[str, list[Site]]:
 
 def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[str, TensorAxes]:
     axes = {(column.tensor, column.dim): units.axis_of(column.atoms) for column in columns.all}
-    parameters = parameter_names(trace.model)
+    tensors, parameters = members(trace.model)
     return {
         name: TensorAxes(
             shape=tuple(tensor.shape),
@@ -266,7 +270,7 @@ def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[st
             role=trace.findings.roles.get(name, Role.OTHER),
             is_parameter=name in parameters,
         )
-        for name, tensor in named_tensors(trace.model).items()
+        for name, tensor in tensors.items()
     }
 
 

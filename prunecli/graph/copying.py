@@ -13,22 +13,30 @@ from prunecli.graph.deepcopy import deepcopy
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters, then buffers, by their first name; a tied tensor appears once."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for named in _members(model):
-        for name, tensor in named:
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                found[name] = tensor
-    return found
+    return members(model)[0]
 
 
 def parameter_names(model: nn.Module) -> set[str]:
     """Return the names that `named_parameters` yields: the first one of each parameter."""
-    seen: dict[int, str] = {}
-    for name, tensor in _members(model)[0]:
-        seen.setdefault(id(tensor), name)
-    return set(seen.values())
+    return members(model)[1]
+
+
+def members(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
+    """Return `named_tensors` and `parameter_names`, in one walk."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    parameters, buffers = _members(model)
+    _add_new(parameters, found, seen)
+    names = set(found)
+    _add_new(buffers, found, seen)
+    return found, names
+
+
+def _add_new(named: Iterable[tuple[str, Tensor]], found: dict[str, Tensor], seen: set[int]) -> None:
+    for name, tensor in named:
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
 
 
 def _members(
@@ -46,10 +54,14 @@ def _members(
         unique = not repeated
         return model.named_parameters(remove_duplicate=unique), model.named_buffers(remove_duplicate=unique)
     parameters, buffers = [], []
-    for name, module in model.named_modules(remove_duplicate=False) if repeated else walk(model):
+    for name, module in walk(model, repeated=repeated):
         prefix = f"{name}." if name else ""
-        parameters += [(prefix + key, each) for key, each in module._parameters.items() if each is not None]
-        buffers += [(prefix + key, each) for key, each in module._buffers.items() if each is not None]
+        if module._parameters:
+            parameters += [
+                (prefix + key, each) for key, each in module._parameters.items() if each is not None
+            ]
+        if module._buffers:
+            buffers += [(prefix + key, each) for key, each in module._buffers.items() if each is not None]
     return parameters, buffers
 
 
@@ -61,26 +73,41 @@ _OF_MODULE = (
 )
 
 
-def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return what `named_modules` yields: every module once, by its first name, from the root down."""
+def walk(model: nn.Module, *, repeated: bool = False) -> list[tuple[str, nn.Module]]:
+    """Return what `named_modules` yields: every module from the root down, once, by its first name.
+
+    Args:
+        model: any module.
+        repeated: by all of its names.
+    """
     found: list[tuple[str, nn.Module]] = []
     seen: set[nn.Module] = set()
     pending = [("", model)]
     while pending:
-        name, module = pending.pop()
-        if module in seen:
+        named = pending.pop()
+        name, module = named
+        if not repeated:
+            if module in seen:
+                continue
+            seen.add(module)
+        if type(module).named_modules is not _NAMED_MODULES:
+            every = module.named_modules(prefix=name, remove_duplicate=not repeated)
+            inner = [each for each in every if each[1] not in seen]
+            if not repeated:
+                seen.update(each for _, each in inner)
+            found += inner if repeated else [named, *inner]
             continue
-        seen.add(module)
-        if type(module).named_modules is not nn.Module.named_modules:
-            inner = [each for each in module.named_modules(prefix=name) if each[1] not in seen]
-            seen.update(each for _, each in inner)
-            found += [(name, module), *inner]
-            continue
-        found.append((name, module))
-        prefix = f"{name}." if name else ""
-        children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
-        pending += reversed(children)
+        found.append(named)
+        children = module._modules
+        if children:
+            prefix = f"{name}." if name else ""
+            pending += [
+                (prefix + key, child) for key, child in reversed(children.items()) if child is not None
+            ]
     return found
+
+
+_NAMED_MODULES = nn.Module.named_modules
 
 
 def aliases(model: nn.Module) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunecli.graph.copying import copy_module, duplicate, named_tensors, walk
@@ -57,15 +58,15 @@ class _Staying:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
-        self._found: dict[int, tuple[Axis, Tensor | None]] = {}
+        self._found: dict[int, tuple[Axis, NDArray[np.int64] | None]] = {}
 
-    def of(self, axis: Axis) -> Tensor | None:
+    def of(self, axis: Axis) -> NDArray[np.int64] | None:
         """Return the positions that stay, or None where all do."""
-        if id(axis) not in self._found:
+        found = self._found.get(id(axis))
+        if found is None:
             stays = axis.kept(self.kept)
-            positions = None if stays.all() else torch.from_numpy(np.flatnonzero(stays))
-            self._found[id(axis)] = (axis, positions)
-        return self._found[id(axis)][1]
+            found = self._found[id(axis)] = (axis, None if stays.all() else np.flatnonzero(stays))
+        return found[1]
 
 
 def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -> Tensor:
@@ -80,16 +81,16 @@ def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -
         return OnDemand(tuple(lengths), tensor.dtype, lambda: _slice(read(), name, structure, staying))
     if described is None or described.shape != tuple(tensor.shape):
         return duplicate(result)
+    shape = list(described.shape)
     for dim, axis in enumerate(described.axes):
-        if axis is not None:
-            positions = staying.of(axis)
-            if positions is not None:
-                if result.is_meta:
-                    shape = [len(positions) if at == dim else n for at, n in enumerate(result.shape)]
-                    result = torch.empty(shape, dtype=result.dtype, device="meta")
-                else:
-                    result = result.index_select(dim, positions.to(result.device))
-                is_new = True
+        positions = None if axis is None else staying.of(axis)
+        if positions is not None:
+            shape[dim] = len(positions)
+            if not result.is_meta:
+                result = result.index_select(dim, torch.from_numpy(positions).to(result.device))
+            is_new = True
+    if is_new and result.is_meta:
+        return torch.empty(shape, dtype=result.dtype, device="meta")
     return result if is_new else duplicate(result)
 
 

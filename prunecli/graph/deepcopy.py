@@ -49,13 +49,13 @@ def deepcopy(value: Any, memo: Memo) -> Any:
         memo[id(value)] = made
         made.extend([deepcopy(each, memo) for each in value])
         return made
-    if kind is tuple and all(type(each) in _IMMUTABLE for each in value):
+    if kind is tuple and _IMMUTABLE.issuperset(map(type, value)):
         return value
-    if kind is set and all(type(each) in _IMMUTABLE for each in value):
+    if kind is set and _IMMUTABLE.issuperset(map(type, value)):
         made = memo[id(value)] = set(value)
         return made
     if isinstance(value, nn.Module) and _is_plain(kind):
-        made = memo[id(value)] = kind.__new__(kind)
+        made = memo[id(value)] = object.__new__(kind)
         state: dict[str, Any] = {}
         _copy_items(value.__getstate__() if _HAS_STATE else vars(value), state, memo)
         made.__setstate__(state)
@@ -64,11 +64,16 @@ def deepcopy(value: Any, memo: Memo) -> Any:
 
 
 def _copy_items(items: dict[Any, Any], into: dict[Any, Any], memo: Memo) -> None:
+    immutable = _IMMUTABLE
     for key, value in items.items():
         kind = type(value)
-        if kind in _IMMUTABLE:
+        if kind in immutable:
             copied = value
-        elif kind is OrderedDict and not value and not vars(value) and id(value) not in memo:
+        elif (known := memo.get(id(value))) is not None:
+            copied = known
+        elif kind is tuple and immutable.issuperset(map(type, value)):
+            copied = value
+        elif kind is OrderedDict and not value and not vars(value):
             copied = memo[id(value)] = OrderedDict()  # hooks that nobody registered: most of what there is
         else:
             copied = deepcopy(value, memo)

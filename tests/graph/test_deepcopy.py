@@ -105,6 +105,7 @@ def test_copies_equal_those_of_the_standard_library(each: Case) -> None:
 def test_walking_is_what_torch_does(each: Case) -> None:
     model = each.build()
     assert walk(model) == list(model.named_modules())
+    assert walk(model, repeated=True) == list(model.named_modules(remove_duplicate=False))
     expected = dict(model.named_parameters()) | dict(model.named_buffers())
     assert list(named_tensors(model)) == list(expected)
     assert parameter_names(model) == {name for name, _ in model.named_parameters()}
@@ -121,3 +122,10 @@ def test_modules_that_list_others_are_asked() -> None:
     model = nn.Sequential(nn.Linear(2, 2), Hiding(nn.Linear(2, 2)), nn.ReLU())
     assert [name for name, _ in walk(model)] == ["", "0", "1", "2"]
     assert list(named_tensors(Hiding(nn.Linear(2, 2)))) == []
+
+
+def test_walking_by_all_names_meets_shared_modules_again() -> None:
+    shared = nn.Sequential(nn.Linear(2, 2))
+    model = nn.ModuleList([shared, nn.ModuleList([shared, shared[0]])])
+    assert walk(model, repeated=True) == list(model.named_modules(remove_duplicate=False))
+    assert len(walk(model)) == 4

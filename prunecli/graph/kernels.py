@@ -31,6 +31,10 @@ _PLAIN_VALUES = frozenset(
 )
 
 
+_NEW: tuple[torch.dtype, ...] = (torch.complex128,)
+"""Stands for a kind of call that has not been met; told by identity."""
+
+
 class MetaKernels:
     """Remembers what operations return on the meta device.
 
@@ -72,8 +76,8 @@ class MetaKernels:
         key = _key_of(func, fixed, {}, _describe_roughly)
         if key is None or (kind.writes_first and not _is_alone(args)):
             return None
-        is_new = key not in self._kinds
-        dtypes = self._kinds.get(key, ())
+        dtypes = self._kinds.get(key, _NEW)
+        is_new = dtypes is _NEW
         shapes = None if dtypes is None else formula.shapes(*args)
         if dtypes is None or shapes is None:
             return None
@@ -83,11 +87,13 @@ class MetaKernels:
             return out
         if kind.writes_first:
             return args[0] if tuple(shapes[0]) == args[0].shape else None
+        if len(dtypes) == len(shapes) == 1:
+            return torch.empty(shapes[0], dtype=dtypes[0], device="meta")
         made = [
             torch.empty(shape, dtype=dtype, device="meta")
             for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
-        return made[0] if len(made) == 1 else tuple(made)
+        return tuple(made)
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def _key_of(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], describe: Callable[[Tensor], Key | None]
 ) -> Key | None:
     """Return all that the result depends on, or None where more than plain values might matter."""
-    key: list[Any] = [func]
+    key: list[Any] = [id(func)]  # hashed sooner; `_kind_of` holds the function, so that the id stays its own
     if not _add(args, key, describe):
         return None
     for name, value in kwargs.items():
@@ -162,7 +168,7 @@ def _describe_roughly(tensor: Tensor) -> Key | None:
     is_turned = not tensor.is_contiguous()
     if tensor.is_complex() or (is_turned and not (tensor.dim() == 2 and tensor.t().is_contiguous())):
         return None
-    return (tensor.dtype, is_turned, *[min(length, 2) for length in tensor.shape])
+    return (tensor.dtype, is_turned, *[length if length < 2 else 2 for length in tensor.shape])
 
 
 def _is_alone(args: tuple[Any, ...]) -> bool:

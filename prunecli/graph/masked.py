@@ -125,6 +125,8 @@ class _Masks(Constraints):
 class _MaskedRun(Tracer):
     """Carries the masks through a forward pass and keeps statistics to what stays."""
 
+    takes_shortcuts = False
+
     def __init__(
         self,
         masks: _Masks,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prunecli.graph.build import Draft, build
 from prunecli.graph.constraints import Atoms, Constraints, Grid, Label, Labels, Reason
-from prunecli.graph.copying import named_tensors, parameter_names
+from prunecli.graph.copying import members
 from prunecli.graph.cutting import cut
 from prunecli.graph.findings import Path
 from prunecli.graph.outputs import tensors_in
@@ -108,8 +108,8 @@ class _Attempt:
         self.before = solve(self.constraints)
         """What is known before the cut copy is traced, which adds to the constraints."""
         self.known_grids = len(self.constraints.grids)
-        parameters = parameter_names(self.model)
-        tensors = named_tensors(self.model)
+        tensors, parameters = members(self.model)
+        self._known_labels: dict[bytes, Atoms] = {}
         labels = {name: self._relabel(trace.labels[name], tensor) for name, tensor in tensors.items()}
         self.tracer = Tracer(self.constraints, tensors, labels, parameters, trace.kernels)
 
@@ -191,7 +191,8 @@ class _Attempt:
         for label, length in zip(labels, tensor.shape, strict=True):
             if isinstance(label, np.ndarray) and length > 1:
                 classes = self.solution.of[label]
-                result.append(classes[self.stays[classes]] + 1)
+                atoms = classes[self.stays[classes]] + 1
+                result.append(self._known_labels.setdefault(atoms.tobytes(), atoms))  # most ties are known
             else:
                 result.append(None if isinstance(label, np.ndarray) else label)
         return tuple(result)

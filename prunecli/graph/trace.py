@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 import prunecli.graph.rules  # noqa: F401  (fills the table of rules)
@@ -24,7 +25,7 @@ from prunecli.graph.borrowing import set_mode
 from prunecli.graph.call import tensors_given
 from prunecli.graph.calls import CallWatch
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
-from prunecli.graph.copying import clean_copy, copy_to_meta, named_tensors, parameter_names
+from prunecli.graph.copying import clean_copy, copy_to_meta, members, named_tensors
 from prunecli.graph.findings import Findings, Flow, Path, Watched, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
@@ -99,12 +100,20 @@ def prepare(copy: nn.Module, rewritten: Mapping[str, str]) -> nn.Module:
     return copy
 
 
-def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> Any:
-    """Run a forward pass under `tracer`, with inputs moved to where the model is."""
-    device = next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
-    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
+def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs, *, sites: bool = False) -> Any:
+    """Run a forward pass under `tracer`, with inputs moved to where the model is.
+
+    Args:
+        tracer: what follows the pass; it knows the tensors of `model`.
+        model: any module.
+        args: positional inputs.
+        kwargs: keyword inputs.
+        sites: note as well where units appear.
+    """
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(tracer.device), (args, kwargs))
     tree_map_only(Tensor, tracer.tag_input, (args, kwargs))
-    with plain_kernels(), tracer.follow(model), torch.no_grad(), _Watch(tracer), tracer:
+    watch = _Watch(tracer) if sites else _Listener(tracer)
+    with plain_kernels(), tracer.follow(model), torch.no_grad(), watch, tracer:
         return model(*args, **kwargs)
 
 
@@ -127,11 +136,10 @@ def _trace_copy(
     """Trace a copy that nobody else runs, so that what code caches on first use is seen being made."""
     runner = clean_copy(model)
     constraints = Constraints()
-    tensors = named_tensors(runner)
-    parameters = parameter_names(runner)
+    tensors, parameters = members(runner)
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
-    outputs = run(tracer, runner, args, kwargs)
+    outputs = run(tracer, runner, args, kwargs, sites=True)
     if not settled and _shapes(named_tensors(runner)) != _shapes(tensors):
         return _trace_copy(runner, args, kwargs, rewritten, settled=True)  # buffers got their size just now
     tracer.close(outputs)
@@ -193,18 +201,41 @@ _RECTIFIERS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "thr
 _READERS = frozenset({"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
 
 
+class _Listener(TorchFunctionMode):
+    """Sees the calls whose meaning is lost in the operations they become."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _TELLING:
+            _note_meaning(self.tracer, func, args, kwargs or {})
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+_TELLING = frozenset({F.scaled_dot_product_attention, *_TENSOR_MAKERS})
+
+
+def _note_meaning(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+    if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and len(args) < 7:
+        tracer.freeze_scale(args[0] if args else kwargs["query"])
+    if func in _TENSOR_MAKERS:
+        tracer.note_numbers(args[1:] if isinstance(args[0], Tensor) else args)
+
+
 class _Watch(CallWatch):
-    """Sees the calls whose meaning is lost in the operations they become, and notes where units appear."""
+    """Listens like `_Listener`, and notes where units appear."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__(tracer.modules)
         self.tracer = tracer
 
     def call(self, key: CallKey, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and len(args) < 7:
-            self.tracer.freeze_scale(args[0] if args else kwargs["query"])
-        if func in _TENSOR_MAKERS:
-            self.tracer.note_numbers(args[1:] if isinstance(args[0], Tensor) else args)
+        if func in _TELLING:
+            _note_meaning(self.tracer, func, args, kwargs)
         if key.function in _READERS:
             self._note_reading(key, args, kwargs)
         taken = [self._flow(tensor) for tensor in tensors_given(args, kwargs)]

@@ -25,6 +25,7 @@ from prunecli.graph.copying import walk
 from prunecli.graph.findings import Findings, Flow, Path, Tag, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
+from prunecli.graph.shortcuts import SHORTCUTS
 
 OPAQUE: Final = (nn.RNNBase,)
 """Modules that are not looked into: their kernels are fused, and differ from device to device."""
@@ -52,6 +53,9 @@ class Tracer(TorchDispatchMode):
         kernels: what runs operations; tracers of one network share it.
     """
 
+    takes_shortcuts = True
+    """Whether operations may be followed without `execute` and `finish`."""
+
     def __init__(
         self,
         constraints: Constraints,
@@ -64,6 +68,7 @@ class Tracer(TorchDispatchMode):
         self.constraints = constraints
         self.kernels = kernels or MetaKernels()
         self.findings = Findings()
+        self.device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         self.modules: list[str] = [""]
         self._seen = _SeenTensors()
         self._opaque = 0
@@ -135,6 +140,10 @@ class Tracer(TorchDispatchMode):
         seen = self._seen.find(tensor)
         return None if seen is None else seen.name
 
+    def seen(self, tensor: Tensor) -> Seen | None:
+        """Return all that is known of a tensor, or None if nobody has seen it."""
+        return self._seen.find(tensor)
+
     def read_raw(self, sites: frozenset[str]) -> None:
         """Note that these gate sites reach a reader with no affine layer in between."""
         self.findings.gated |= sites
@@ -172,6 +181,11 @@ class Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        shortcut = SHORTCUTS.get(func)
+        if shortcut is not None and self.takes_shortcuts and not self._opaque:
+            out = shortcut(self, func, args, kwargs)
+            if out is not None:
+                return out
         operands = tensors_given(args, kwargs)
         if not _is_on_one_device(operands):
             args, kwargs = _on_one_device(args, kwargs)
@@ -253,24 +267,24 @@ class Tracer(TorchDispatchMode):
 class _SeenTensors:
     """What one tracer knows of the tensors it has met, kept on the tensors: it lives as long as they do."""
 
-    def of(self, tensor: Tensor) -> _Seen:
+    def of(self, tensor: Tensor) -> Seen:
         """Return what is known of a tensor, to be added to."""
         seen = self.find(tensor)
         if seen is None:
-            seen = _Seen(self)
+            seen = Seen(self)
             setattr(tensor, _ON_TENSOR, seen)
         return seen
 
-    def find(self, tensor: Tensor) -> _Seen | None:
+    def find(self, tensor: Tensor) -> Seen | None:
         """Return what is known of a tensor, or None if nobody has seen it."""
-        seen: _Seen | None = getattr(tensor, _ON_TENSOR, None)
+        seen: Seen | None = getattr(tensor, _ON_TENSOR, None)
         return seen if seen is not None and seen.by is self else None
 
 
 _ON_TENSOR: Final = "_prunecli_seen"
 
 
-class _Seen:
+class Seen:
     """What one tracer knows of one tensor. Copies of the tensor know nothing of it."""
 
     __slots__ = ("by", "is_aliased", "name", "root", "tag")
@@ -283,8 +297,18 @@ class _Seen:
         """The tensor that this one is a view of."""
         self.is_aliased = False
 
-    def __reduce__(self) -> tuple[type[_Seen], tuple[None]]:
-        return _Seen, (None,)
+    @property
+    def known(self) -> Tag:
+        """What is known of it, where anything is."""
+        assert self.tag is not None
+        return self.tag
+
+    def __reduce__(self) -> tuple[type[Seen], tuple[None]]:
+        return Seen, (None,)
+
+
+_OF_TRACER: Final[Any] = "prunecli"
+"""Hooks under this key are put in place without handles, which take longer than all calls of the hooks."""
 
 
 class _ModuleStack(AbstractContextManager[None]):
@@ -292,20 +316,22 @@ class _ModuleStack(AbstractContextManager[None]):
 
     def __init__(self, tracer: Tracer, model: nn.Module) -> None:
         self.tracer, self.model = tracer, model
-        self.handles: list[Any] = []
+        self.followed: list[nn.Module] = []
 
     def __enter__(self) -> None:
         for name, module in walk(self.model):
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks
-            self.handles.append(module.register_forward_pre_hook(self._enter(name)))
-            self.handles.append(module.register_forward_hook(self.tracer.leave))
+            self.followed.append(module)
+            module._forward_pre_hooks[_OF_TRACER] = self._enter(name)
+            module._forward_hooks[_OF_TRACER] = self.tracer.leave
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self.handles:
-            handle.remove()
+        for module in self.followed:
+            module._forward_pre_hooks.pop(_OF_TRACER, None)
+            module._forward_hooks.pop(_OF_TRACER, None)
 
     def _enter(self, name: str) -> Callable[..., None]:
         return lambda module, _: self.tracer.enter(name, module)

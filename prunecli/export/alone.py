@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -83,10 +84,16 @@ def remove_leftovers(target: Path) -> None:
 
 def is_in_use(path: Path) -> bool:
     """Say whether a living process has claimed a file; it has where nobody can tell."""
-    if fcntl is None or path.is_symlink():
+    if fcntl is None:
         return True
-    with suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with suppress(OSError):
+        if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would be waited for
+            return True
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(handle)
         return False
     return True
 

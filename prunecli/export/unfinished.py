@@ -2,13 +2,17 @@
 
 Before several files are renamed, a hidden note beside them says which ones are about to be. Who finds the
 note of a process that is gone finishes what it began, unless somebody has touched the files since. A note
-that came from elsewhere does nothing: it cannot know the numbers that this disk gives to files.
+that came from elsewhere does nothing: it cannot know the numbers that this disk gives to files. Who can
+write one here could rename the files as well, but in a folder where each may rename his own alone: there,
+notes of other users are left.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,6 +23,7 @@ from prunecli.strict_json import JsonError, parse_json
 from prunecli.whole_file import read_whole
 
 _ENDING: Final = ".renames"
+_NOTE: Final = re.compile(r"\..{1,40}\.[0-9a-f]{8}" + re.escape(_ENDING), re.DOTALL)
 _MOST_BYTES: Final = 2**20
 
 
@@ -43,7 +48,7 @@ def announce(parts: Mapping[Path, Path], token: str, stack: ExitStack) -> list[P
             continue
         text = json.dumps(
             [
-                [target.name, parts[target].name, _identity(parts[target]), _identity(target)]
+                [_spelt(target), _spelt(parts[target]), _identity(parts[target]), _identity(target)]
                 for target in targets
             ]
         )
@@ -74,7 +79,12 @@ def finish_renames_in(folder: Path) -> None:
 
 
 def _notes(folder: Path) -> Iterator[Path]:
-    return (each for each in folder.iterdir() if each.name[:1] == "." and each.name.endswith(_ENDING))
+    return (each for each in folder.iterdir() if _NOTE.fullmatch(each.name) and _is_trusted(each))
+
+
+def _is_trusted(note: Path) -> bool:
+    """Say whether who wrote the note could have renamed the files without us."""
+    return not note.parent.stat().st_mode & stat.S_ISVTX or note.lstat().st_uid == os.geteuid()
 
 
 def _finish(note: Path) -> None:
@@ -91,11 +101,16 @@ def _finish(note: Path) -> None:
 
 def _left(folder: Path, name: str, part_name: str, new: Any, old: Any) -> tuple[Path, ...] | None:
     """Return what is left to be renamed, and to what; nothing if it is done, None if it was touched."""
-    target, part = folder / Path(name).name, folder / Path(part_name).name
+    target, part = (folder / Path(os.fsdecode(bytes(each, "latin-1"))).name for each in (name, part_name))
     found = _identity(target)
     if found == new is not None:
         return ()
     return (part, target) if found == old and _identity(part) == new is not None else None
+
+
+def _spelt(path: Path) -> str:
+    """Return a name as a text of its bytes, which may be no Unicode."""
+    return os.fsencode(path.name).decode("latin-1")
 
 
 def _identity(path: Path) -> list[int] | None:

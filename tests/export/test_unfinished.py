@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from prunecli.export import unfinished
 from prunecli.export.files import write_files
-from prunecli.export.unfinished import finish_renames
+from prunecli.export.unfinished import announce, finish_renames
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has neither fork nor flock")
 
@@ -120,10 +121,56 @@ def test_who_is_at_it_is_left_alone(tmp_path: Path) -> None:
 )
 def test_notes_of_others_do_nothing(text: str, tmp_path: Path) -> None:
     (tmp_path / "b").write_text("theirs")
-    (tmp_path / ".x.renames").write_text(text)
+    (tmp_path / ".x.0123abcd.renames").write_text(text)
     finish_renames(tmp_path)
+    assert not list(tmp_path.glob(".*.renames"))
     assert texts(tmp_path) == {"b": "theirs"}
     assert not (tmp_path.parent / "a").exists()
+
+
+def test_files_of_other_names_are_no_notes(tmp_path: Path) -> None:
+    names = {".x.renames", ".my.renames", ".x.0123abcg.renames", "x.0123abcd.renames"}
+    for name in names:
+        (tmp_path / name).write_text("[]")
+    finish_renames(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_pipe_in_place_of_a_note_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".x.0123abcd.renames")
+    (tmp_path / ".y.0123abcd.renames").symlink_to(tmp_path / ".x.0123abcd.renames")
+    finish_renames(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_pipe_in_place_of_a_part_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(part := tmp_path / ".net.json.0123abcd.part")
+    os.utime(part, (0, 0))
+    write_files({tmp_path / "net.json": b"1"})
+    assert part.is_fifo()
+
+
+@pytest.mark.parametrize(("user", "is_finished"), ((0, True), (1, False)))
+def test_where_files_belong_to_their_owners_notes_of_others_are_left(
+    user: int, is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = begun(tmp_path)
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: note.stat().st_uid + user)
+    finish_renames(tmp_path)
+    assert note.exists() is not is_finished
+    assert (texts(tmp_path) == NEW) is is_finished
+
+
+def test_names_that_are_no_unicode_are_finished_too(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"caf\xe9\n%d" % number) for number in range(2)]
+    parts = {tmp_path / name: tmp_path / f".{name}.0123abcd.part" for name in names}
+    for part in parts.values():
+        part.write_text("new")
+    with ExitStack() as stack:
+        announce(parts, "89abcdef", stack)
+    finish_renames(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
 def test_one_file_needs_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,13 +139,13 @@ def _loaded(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tupl
     """Load tensors, and return the names that only the model has, and those that only they have."""
     own = _state(model)
     is_bare = any(tensor.is_meta for tensor in own.values())
-    if is_bare:
-        tied = _tied(model)
-        tensors = {
-            name: _instead_of(own[name], tensor) if name in own else tensor
-            for name, tensor in tensors.items()
-        }
+    tied = _tied(model) if is_bare else []
     try:
+        if is_bare:
+            tensors = {
+                name: _instead_of(own[name], tensor) if name in own else tensor
+                for name, tensor in tensors.items()
+            }
         result = model.load_state_dict(tensors, strict=False, assign=is_bare)
     except Exception as error:  # from hooks of the model
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -156,9 +156,13 @@ def _loaded(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tupl
 
 
 def _instead_of(own: Tensor, tensor: Tensor) -> Tensor:
-    """Return what takes the place of a tensor of a bare model; in its dtype, where that takes no memory."""
+    """Return what takes the place of a tensor of a bare model; in its dtype, where that takes no memory.
+
+    Buffers take the values, as several names may share one.
+    """
     if not isinstance(own, nn.Parameter):
-        return own.detach().clone().copy_(tensor)
+        with torch.no_grad():
+            return own.copy_(tensor)
     return tensor.to(own.dtype) if isinstance(tensor, OnDemand) else tensor
 
 

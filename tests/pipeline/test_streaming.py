@@ -63,6 +63,18 @@ class Net(nn.Module):
 def net(blocks=2, dtype="float32"):
     return Net(blocks, getattr(torch, dtype))
 
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.register_buffer("one", torch.zeros(4))
+        self.register_buffer("other", self.one)
+        self.register_buffer("step", torch.tensor(0.0))
+        self.nothing = nn.Parameter(torch.empty(0, 4))
+
+    def forward(self, x):
+        return self.layers(x) + self.one * self.other + self.step
+
 class Loose(nn.Module):
     def __init__(self):
         super().__init__()
@@ -149,6 +161,23 @@ def test_weights_stay_as_coarse_as_they_are_in_the_file(tmp_path: Path) -> None:
     assert streamed.report.settings["stored_as"] == "bfloat16, float32"  # constants that no checkpoint holds
     small = prunecli.load(streamed.files[0], spec=tmp_path / "net.toml")
     assert {parameter.dtype for parameter in small.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("names", (("one", "other"), ("one",), ("other",)))
+def test_buffers_of_two_names_stay_one(names: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(CODE)
+    (tmp_path / "net.toml").write_text('[model]\nfactory = "net.py:Shared"\n[input]\nshape = [4]\n')
+    layers = {"layers.0": nn.Linear(4, 8), "layers.2": nn.Linear(8, 4)}
+    tensors = {
+        f"{at}.{key}": value for at, layer in layers.items() for key, value in layer.state_dict().items()
+    }
+    tensors |= {name: torch.arange(4.0) for name in names}
+    tensors |= {"step": torch.tensor(3.0), "nothing": torch.empty(0, 4)}
+    save_file(tensors, tmp_path / "net.safetensors")
+    _, streamed = both(tmp_path / "net.safetensors", tmp_path)
+    model = prunecli.load(streamed.files[0], spec=tmp_path / "net.toml")
+    assert model.one is model.other
+    assert model.one.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("shards", ("5KB", "1GB"))

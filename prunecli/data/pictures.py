@@ -26,6 +26,8 @@ from prunecli.whole_file import read_whole
 
 _RESIZE_OVER_CROP = 256 / 224
 """How much larger than the crop a picture is made, as torchvision's evaluation presets do."""
+_MOST_STRETCH = 200
+"""How many times longer than its shorter side a picture may be: the shorter one is resized."""
 
 
 def open_imagefolder(place: str, spec: ModelSpec) -> tuple[int, Fetch]:
@@ -56,8 +58,11 @@ def read_picture(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as picture:
+                _check_stretch(path, picture.width, picture.height)
                 converted: Image.Image = picture.convert("RGB")
         return converted
+    except DataError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(
             f"`{path}` has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, which no sample has: a "
@@ -70,6 +75,15 @@ def read_picture(path: str | Path) -> Image.Image:
         raise DataError(f"`{path}` cannot be read: {reason}. Take it out.") from None
     except Exception as error:  # decoders raise anything about damaged files
         raise DataError(f"`{path}` is a damaged picture: {_first_line(error)}. Take it out.") from None
+
+
+def _check_stretch(path: str | Path, width: int, height: int) -> None:
+    """Refuse lines of pixels, which would fill the memory once their shorter side has its size."""
+    if max(width, height) > _MOST_STRETCH * min(width, height):
+        raise DataError(
+            f"`{path}` has {width:,} x {height:,} pixels, and no sample is more than {_MOST_STRETCH} times "
+            "as long as it is wide. Cut it, or take it out."
+        )
 
 
 def open_torchvision(place: str, spec: ModelSpec, download: bool) -> tuple[int, Fetch]:

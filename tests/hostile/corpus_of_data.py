@@ -50,5 +50,6 @@ DATA = (
     Case("a broken picture", lambda: pictures(png(8, 8)), AS_PICTURE, "a.png` cannot be read"),
     Case("a picture bomb", lambda: pictures(png(12_000, 12_000)), AS_PICTURE, "89,478,485 pixels"),
     Case("a larger bomb", lambda: pictures(png(10**9, 10**9)), AS_PICTURE, "89,478,485 pixels"),
+    Case("a line", lambda: pictures(png(10**7, 2)), AS_PICTURE, "a.png` has 10,000,000 x 2 pixels"),
     Case("no pictures", lambda: {"a/b.txt": b"x"}, AS_PICTURES, "imagefolder|shape"),
 )

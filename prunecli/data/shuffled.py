@@ -80,7 +80,8 @@ class Shuffled:
             _Epoch(self, number),
             batch_size=None,
             sampler=range(start, self.batch_count),
-            num_workers=self.workers,
+            # of samples in turn each process would read all, or the share that the dataset gives it
+            num_workers=min(self.workers, 1) if self.samples.in_turn else self.workers,
             generator=torch.Generator(),  # else it draws from the global one
             multiprocessing_context="fork" if self.workers else None,  # datasets need not survive a pickle
         )

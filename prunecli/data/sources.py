@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -116,8 +117,8 @@ def _count_in_turn(source: str, part: slice, dataset: IterableDataset[Any]) -> i
     """Return how many items an iterable dataset has, or how many of them the slice wants."""
     if (part.step or 1) < 1:
         raise DataError(f"`{source}`: an IterableDataset cannot be read backwards.")
-    if hasattr(dataset, "__len__"):
-        return int(len(dataset))
+    with suppress(TypeError, NotImplementedError):  # raised where a length depends on something
+        return len(dataset)  # type: ignore[arg-type]
     if part.stop is None or part.stop < 0 or (part.start or 0) < 0:
         raise DataError(
             f"`{source}` is an IterableDataset without a length. Say how many samples to read: "

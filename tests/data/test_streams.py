@@ -35,6 +35,16 @@ class Stream(IterableDataset):
 class Long(Stream):
     def __len__(self):
         return 120
+
+class Unsure(Stream):
+    def __len__(self):
+        raise TypeError("it depends")
+
+class Parted(Stream):
+    def __iter__(self):
+        about = torch.utils.data.get_worker_info()
+        first, every = (about.id, about.num_workers) if about else (0, 1)
+        return ((torch.full((3,), float(i)), i % 5) for i in range(first, 100, every))
 """
 
 
@@ -65,9 +75,20 @@ def test_training_takes_them_in_their_own_order(tmp_path: Path) -> None:
         assert first_numbers(shuffled.epoch(epoch)) == list(range(8))  # one alone is left out
 
 
+@pytest.mark.parametrize("workers", (0, 3))
+def test_streams_that_part_themselves_among_workers_come_whole(workers: int, tmp_path: Path) -> None:
+    shuffled = Shuffled(opened("mine.py:Parted[:100]", tmp_path), 4, seed=0, workers=workers)
+    assert first_numbers(shuffled.epoch(0)) == list(range(100))
+
+
+def test_streams_whose_length_raises_may_be_sliced(tmp_path: Path) -> None:
+    assert len(opened("mine.py:Unsure[:7]", tmp_path)) == 7
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     (
+        ("mine.py:Unsure", "without a length"),
         ("mine.py:Stream", r"IterableDataset without a length. Say how many .* `mine.py:Stream\[:10000\]`"),
         ("mine.py:Stream[:-1]", "without a length"),
         ("mine.py:Stream[50:0:-1]", "cannot be read backwards"),

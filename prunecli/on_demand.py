@@ -7,13 +7,17 @@ tensors. `mapped` reads from a file; anything else that returns a tensor will do
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from prunecli.errors import CheckpointError
 
 Read = Callable[[], Tensor]
 """Returns a tensor that belongs to the caller, who may write to it."""
@@ -78,18 +82,23 @@ def mapped(path: Path, begin: int, shape: Sequence[int], dtype: torch.dtype) -> 
     """Return a tensor whose bytes are those of the file from `begin` on, mapped while they are used.
 
     Args:
-        path: the file, which nobody may shorten meanwhile.
+        path: the file, to which nobody may write meanwhile.
         begin: where its bytes begin, counted from the start of the file.
         shape: of the tensor.
         dtype: of the tensor, in the byte order of this machine.
+
+    Raises:
+        CheckpointError: when it is read, if the file is gone or another one by then.
     """
     size = int(torch.Size(shape).numel()) * dtype.itemsize
     page = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
 
+    known = _identity(path.stat())
+
     def read() -> Tensor:
         if size == 0:
             return torch.empty(tuple(shape), dtype=dtype)
-        with path.open("rb") as file:  # private: what is written to it stays in memory
+        with _still(path, known) as file:  # private: what is written to it stays in memory
             window = mmap.mmap(file.fileno(), begin - page + size, access=mmap.ACCESS_COPY, offset=page)
         raw = torch.frombuffer(window, dtype=torch.uint8, count=size, offset=begin - page)
         if raw.data_ptr() % _ALIGNED:  # kernels may round differently elsewhere
@@ -97,6 +106,26 @@ def mapped(path: Path, begin: int, shape: Sequence[int], dtype: torch.dtype) -> 
         return raw.view(dtype).view(tuple(shape))
 
     return OnDemand(shape, dtype, read)
+
+
+def _identity(about: os.stat_result) -> tuple[int, ...]:
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+@contextmanager
+def _still(path: Path, known: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """Open a file that is still the one that was checked."""
+    reason = "it was written to"
+    try:
+        with path.open("rb") as file:
+            if _identity(os.fstat(file.fileno())) == known:
+                yield file
+                return
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    raise CheckpointError(
+        f"`{path}` changed while it was read: {reason}. Nothing was written; leave it alone, and try again."
+    )
 
 
 def is_on_demand(model: nn.Module) -> bool:

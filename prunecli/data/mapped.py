@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import zipfile
 from pathlib import Path
@@ -27,7 +28,13 @@ class Mapped:
         self.array = np.frombuffer(self.window, dtype, count, begin).reshape(shape)
 
     def rows(self, chosen: list[int]) -> NDArray[Any]:
-        """Return some rows, in memory of their own."""
+        """Return some rows, in memory of their own.
+
+        Raises:
+            OSError: the file was shortened; looking at what is gone would end the process.
+        """
+        if self.window.size() < len(self.window):
+            raise OSError("the file was shortened while it was in use")
         found = self.array[chosen]
         if hasattr(mmap, "MADV_DONTNEED"):
             self.window.madvise(mmap.MADV_DONTNEED)
@@ -50,6 +57,8 @@ def member_of(path: Path, name: str) -> Mapped | None:
             read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
             shape, is_fortran, dtype = read(file)
             header = file.tell()
+    if not dtype.hasobject and header + math.prod(shape) * dtype.itemsize != info.file_size:
+        raise ValueError(f"{name} of shape {shape} and {dtype} cannot fill {info.file_size:,} bytes")
     if is_fortran or dtype.kind not in "biuf" or not shape or version > (2, 0):
         return None
     with path.open("rb") as file:

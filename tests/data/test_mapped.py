@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from prunecli.data import mapped, open_data
 from prunecli.data.mapped import Mapped, member_of
+from prunecli.errors import DataError
 from tests.data.small_data import spec_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -56,3 +60,24 @@ def test_samples_are_the_same_mapped_or_read(tmp_path: Path) -> None:
         strict=True,
     ):
         assert str(one) == str(other)
+
+
+@pytest.mark.parametrize("change", (b"12", None), ids=("longer", "shorter"))
+def test_arrays_that_do_not_fill_their_bytes_are_refused(change: bytes | None, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        content = io.BytesIO()
+        np.save(content, IMAGES)
+        raw = content.getvalue()
+        archive.writestr("images.npy", raw + change if change else raw[:-1])
+    with pytest.raises(
+        DataError, match=r"images of shape \(20, 3, 4, 4\) and uint8 cannot fill 1,0\d\d bytes"
+    ):
+        open_data("npz:a.npz", spec_of(3, 4, 4, base=tmp_path))
+
+
+def test_a_file_that_is_shortened_meanwhile_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+    samples = open_data("npz:a.npz", spec_of(3, 4, 4, base=tmp_path))
+    os.truncate(tmp_path / "a.npz", 100)
+    with pytest.raises(DataError, match="failed at sample 3: OSError: the file was shortened while"):
+        samples.batch([3])

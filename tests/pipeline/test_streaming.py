@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import prunecli
 from prunecli.errors import CheckpointError, NotPrunableError, SpecError, UsageError
 from prunecli.on_demand import OnDemand, Read
+from prunecli.pipeline.listener import Silent
 from prunecli.pipeline.prune import Pruned, prune
 from prunecli.pipeline.settings import (
     Budget,
@@ -270,6 +272,37 @@ def test_what_needs_the_whole_network_is_refused(message: str, tmp_path: Path) -
     checkpoint = None if "at-init" in message else str(RESNET)
     with pytest.raises(UsageError, match=message):
         prune(checkpoint, choices(tmp_path, True, **REFUSED[message]))
+
+
+class Meddling(Silent):
+    """Does something to a file when a part of the work begins."""
+
+    def __init__(self, stage: str, meddle: Callable[[], object]) -> None:
+        self.stage, self.meddle = stage, meddle
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Hear what is done."""
+        if what == self.stage:
+            self.meddle()
+
+
+@pytest.mark.parametrize("stage", ("scoring", "proving", "packing", "writing"))
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    (("shorten", "it was written to"), ("write", "it was written to"), ("remove", "no such file")),
+)
+def test_a_file_that_changes_meanwhile_is_told(change: str, reason: str, stage: str, tmp_path: Path) -> None:
+    path, _ = build(tmp_path)
+    content = path.read_bytes()
+    meddle = {
+        "shorten": lambda: os.truncate(path, 2000),
+        "write": lambda: path.write_bytes(content[:-9] + bytes(9)),
+        "remove": lambda: path.unlink(missing_ok=True),
+    }[change]
+    with pytest.raises(CheckpointError, match=f"net.safetensors` changed while it was read: {reason}"):
+        prune(str(path), choices(tmp_path, True), Meddling(stage, meddle))
+    assert not list(tmp_path.glob("*streamed*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:

@@ -117,7 +117,9 @@ def _count_in_turn(source: str, part: slice, dataset: IterableDataset[Any]) -> i
     """Return how many items an iterable dataset has, or how many of them the slice wants."""
     if (part.step or 1) < 1:
         raise DataError(f"`{source}`: an IterableDataset cannot be read backwards.")
-    with suppress(TypeError, NotImplementedError):  # raised where a length depends on something
+    with suppress(
+        TypeError, ValueError, ArithmeticError, NotImplementedError
+    ):  # raised where a length depends on something
         return len(dataset)  # type: ignore[arg-type]
     if part.stop is None or part.stop < 0 or (part.start or 0) < 0:
         raise DataError(

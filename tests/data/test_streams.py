@@ -40,6 +40,10 @@ class Unsure(Stream):
     def __len__(self):
         raise TypeError("it depends")
 
+class Negative(Stream):
+    def __len__(self):
+        return -3
+
 class Parted(Stream):
     def __iter__(self):
         about = torch.utils.data.get_worker_info()
@@ -89,6 +93,7 @@ def test_streams_whose_length_raises_may_be_sliced(tmp_path: Path) -> None:
     ("source", "message"),
     (
         ("mine.py:Unsure", "without a length"),
+        ("mine.py:Negative", "without a length"),
         ("mine.py:Stream", r"IterableDataset without a length. Say how many .* `mine.py:Stream\[:10000\]`"),
         ("mine.py:Stream[:-1]", "without a length"),
         ("mine.py:Stream[50:0:-1]", "cannot be read backwards"),

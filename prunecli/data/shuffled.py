@@ -124,10 +124,14 @@ class _Epoch(Dataset["Batch | PruneError"]):
             return (), None
         numbers = (self.shuffled.seed, self.number, index)
         try:
-            with _seeded(_READING, *numbers, *([part.start] if part.start else [])):
+            with _seeded(_READING, *numbers, *self._of_part(part)):
                 return self.shuffled.samples.batch(chosen[part], self._changing(part, numbers))
         except PruneError as error:
             return error
+
+    def _of_part(self, part: slice) -> tuple[int, ...]:
+        """Return what seeds a part differently; a stream that shuffles itself has one order for all parts."""
+        return (part.start,) if part.start and not self.shuffled.samples.in_turn else ()
 
     def _changing(self, part: slice, numbers: tuple[int, ...]) -> Change | None:
         """Return what changes the pictures of a part as those of the whole batch would be changed."""

@@ -22,6 +22,7 @@ from prunecli.data.batches import MOST_LISTED
 from prunecli.data.sources import InTurn
 from prunecli.errors import DataError
 from prunecli.importance import score
+from prunecli.peers import Peers
 from tests.data.small_data import spec_of
 
 CODE = """
@@ -49,6 +50,10 @@ class Parted(Stream):
         about = torch.utils.data.get_worker_info()
         first, every = (about.id, about.num_workers) if about else (0, 1)
         return ((torch.full((3,), float(i)), i % 5) for i in range(first, 100, every))
+
+class Shuffling(Stream):
+    def __iter__(self):
+        return ((torch.full((3,), float(i)), i % 5) for i in torch.randperm(20).tolist())
 """
 
 
@@ -108,6 +113,15 @@ def test_streams_that_cannot_be_counted_are_refused(source: str, message: str, t
 def test_a_stream_that_ends_early_is_told(source: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ended before sample 100. Correct its length, or slice it"):
         list(batches(opened(source, tmp_path), 8))
+
+
+def test_processes_that_share_a_stream_which_shuffles_itself_miss_no_sample(tmp_path: Path) -> None:
+    for epoch in range(2):
+        seen = []
+        for peers in (Peers(0, 2), Peers(1, 2)):
+            stream = opened("mine.py:Shuffling[:20]", tmp_path)
+            seen += first_numbers(Shuffled(stream, 8, 0, peers=peers).epoch(epoch))
+        assert sorted(seen) == list(range(20))
 
 
 class Pictures(IterableDataset[tuple[Tensor, int]]):

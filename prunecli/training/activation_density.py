@@ -313,6 +313,7 @@ class ByDensity(Schedule):
         assert training.now is not None
         assert self.wishes.sample is not None
         names = self._counted(training)
+        training.peers.spread(list(training.model.buffers()))  # normalisations go by the first one's
         with (
             undisturbed(training.model, ScoreBN.EVAL, self.wishes.seed),
             torch.no_grad(),

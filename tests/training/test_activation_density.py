@@ -23,11 +23,12 @@ from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import Group
 from prunecli.history import to_lines
 from prunecli.model import build_model
+from prunecli.peers import Peers
 from prunecli.plan import Constraints
 from prunecli.recipe import Recipe
 from prunecli.spec import read_spec
 from prunecli.training import Interrupted, Training, Wishes, train
-from prunecli.training.activation_density import ByDensity, Delta
+from prunecli.training.activation_density import ByDensity, Counting, Delta
 from prunecli.training.complexity import Cost, chain_cost, cost_of, main_path, training_complexity
 from prunecli.training.density import Counts, counting
 from prunecli.training.generations import has_settled, slope_of
@@ -287,6 +288,16 @@ def test_widths_follow_the_densities_of_the_last_epoch_and_figures_tell_them() -
     assert figures["training_complexity_share"] == pytest.approx((2 + 3 / ops) / 3)
     assert figures["generations"][1]["widths"] == final.widths
     assert final.cost == Cost(training.now.parameter_count({}), training.now.macs({}))
+
+
+def test_samples_are_counted_by_the_statistics_of_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of several processes has its own, of what it trained on."""
+    spread: list[list[int]] = []
+    monkeypatch.setattr(Peers, "spread", lambda self, tensors: spread.append([id(each) for each in tensors]))
+    training, schedule, _ = plan(count=Counting.EVAL).start()
+    assert isinstance(schedule, ByDensity)
+    schedule._count_on_samples(training)
+    assert spread == [[id(each) for each in training.model.buffers()]]
 
 
 def test_the_paper_multiplies_by_the_current_width() -> None:

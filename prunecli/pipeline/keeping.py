@@ -175,6 +175,7 @@ class Keeper:
                     HISTORY: to_lines(self.training.history).encode(),
                 }
             )
+        self.training.peers.from_first(None)  # if others ended while it writes, torchrun would end it too
         self.next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
 
     def start(self) -> None:

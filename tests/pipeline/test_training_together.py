@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from prunecli.cli.main import run
@@ -47,6 +48,14 @@ class Net(torch.nn.Module):
         if self.training and os.environ.get("RANK") == "1" and self.passes == PASS:
             FAULT
         return self.second(self.first(x.flatten(1)).relu())
+"""
+
+SLOWLY = """
+import time
+from prunecli.training import saving
+
+to_bytes = saving.to_bytes
+saving.to_bytes = lambda *run: time.sleep(4) or to_bytes(*run)
 """
 
 
@@ -191,3 +200,16 @@ def test_a_run_goes_on_when_a_process_was_lost(fault: str, said: str, tmp_path: 
     }  # fmt: skip
     assert run([*command, "--out", f"{tmp_path}/shared", "--resume"]) == 0
     compare(tmp_path / "alone", tmp_path / "shared")
+
+
+@pytest.mark.slow
+def test_no_process_ends_while_the_first_one_still_writes(tmp_path: Path) -> None:
+    """Or torchrun asks the first one to end again, which it does at once."""
+    opened = net_in(tmp_path, "os.kill(os.getpid(), signal.SIGTERM)", 9)
+    net = tmp_path / "net.py"
+    everywhere = net.read_text().replace('os.environ.get("RANK") == "1" and ', "")
+    net.write_text(f"{SLOWLY}{everywhere}")
+    done = torchrun(2, "-m", "prunecli", "finetune", *opened, *USUAL, "--epochs", "3", "--out", str(tmp_path))
+    assert "stopped in epoch 2, minibatch 3; the same command with `--resume` goes on" in done.stderr
+    with safe_open(next(tmp_path.rglob("state.safetensors")), "pt") as state:
+        assert json.loads(state.metadata()["prunecli.run"])["place"]["step"] == 9

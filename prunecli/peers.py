@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,11 +220,14 @@ ALONE = Peers()
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield tensors of one precision and device that may go together, in an order all processes have."""
     waiting: dict[Any, list[Tensor]] = {}
+    entries: Counter[Any] = Counter()
     for tensor in tensors:
-        bucket = waiting.setdefault((tensor.dtype, tensor.device), [])
-        bucket.append(tensor)
-        if sum(each.numel() for each in bucket) >= _BUCKET:
-            yield waiting.pop((tensor.dtype, tensor.device))
+        kind = (tensor.dtype, tensor.device)
+        waiting.setdefault(kind, []).append(tensor)
+        entries[kind] += tensor.numel()
+        if entries[kind] >= _BUCKET:
+            yield waiting.pop(kind)
+            del entries[kind]
     yield from waiting.values()
 
 

@@ -20,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("digits_mlp", "digits_cnn", "digits_resnet", "resnet18", "mobilenet_v3_large", "densenet121")
@@ -91,6 +92,12 @@ class Course:
 
     detail = warn = note
 
+    def tick(self, tick: object) -> None:
+        """Hear nothing."""
+
+    def epoch(self, row: object, epochs: int) -> None:
+        """Hear nothing."""
+
     @property
     def share(self) -> float:
         """What the proof and the export took of the whole."""
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             task = _task(name, Path(folder), options)
-            runs = {label: [] for label in revisions}
+            runs: dict[str, list[Course]] = {label: [] for label in revisions}
             for turn in range(options.repeats):
                 for label in sorted(revisions, reverse=bool(turn % 2)):
                     runs[label].append(Course(**_in_process("prune", task, revisions[label])))
@@ -146,7 +153,7 @@ def resident(name: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
-def _task(name: str, folder: Path, options: object) -> Task:
+def _task(name: str, folder: Path, options: Namespace) -> Task:
     """Make the checkpoint of a network; sample models have one."""
     common = (str(folder), options.method, options.keep, options.batch, options.threads)
     sample = ROOT / "sample_models" / name
@@ -161,7 +168,7 @@ def _task(name: str, folder: Path, options: object) -> Task:
     return Task(str(path), f"torchvision:{name}", f"random:{options.samples}", *common)
 
 
-def _in_process(work: str, task: Task, revision: str) -> dict[str, object]:
+def _in_process(work: str, task: Task, revision: str) -> dict[str, Any]:
     """Do one thing in a new process, with the package of one revision."""
     words = [sys.executable, __file__, "--once", work, "--task", json.dumps(asdict(task))]
     done = subprocess.run(
@@ -171,11 +178,11 @@ def _in_process(work: str, task: Task, revision: str) -> dict[str, object]:
         check=True,
         text=True,
     )
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def _prune_once(task: Task, started: float) -> dict[str, object]:
+def _prune_once(task: Task, started: float) -> dict[str, Any]:
     course = Course()
     course.begin(started)
     import prunecli.cli.main  # noqa: F401 - which the command imports first
@@ -201,7 +208,7 @@ def _prune_once(task: Task, started: float) -> dict[str, object]:
     return asdict(course)
 
 
-def _pass_once(task: Task, _: float) -> dict[str, object]:
+def _pass_once(task: Task, _: float) -> dict[str, Any]:
     """Load a model and differentiate its loss, by PyTorch alone; return the bytes that it takes."""
     import torch
 
@@ -222,7 +229,7 @@ def _pass_once(task: Task, _: float) -> dict[str, object]:
     return {"weights": weights, "extra": peak_since_reset() - before, "all": resident("VmHWM") - imported}
 
 
-def _row(label: str, courses: Sequence[Course], alone: dict[str, object]) -> str:
+def _row(label: str, courses: Sequence[Course], alone: dict[str, Any]) -> str:
     whole = [sum(course.seconds.values()) for course in courses]
     shares = {
         column: median(

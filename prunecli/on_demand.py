@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,8 @@ from prunecli.errors import CheckpointError
 
 Read = Callable[[], Tensor]
 """Returns a tensor that belongs to the caller, who may write to it."""
+ReadParts = Callable[[], Iterable[Tensor]]
+"""Returns the same as blocks of it, of which each follows the last one in the first dimension."""
 
 _aten = torch.ops.aten
 _ALIGNED = 64
@@ -35,12 +37,16 @@ class OnDemand(Tensor):
     """
 
     read: Read
+    read_parts: ReadParts | None
+    """Where it can be read in parts: who needs some of it only need not hold all."""
 
     @staticmethod
-    def __new__(cls, shape: Sequence[int], dtype: torch.dtype, read: Read) -> OnDemand:
+    def __new__(
+        cls, shape: Sequence[int], dtype: torch.dtype, read: Read, read_parts: ReadParts | None = None
+    ) -> OnDemand:
         """Return a tensor of which `read` returns the values, in that shape and dtype."""
         made: OnDemand = Tensor._make_wrapper_subclass(cls, tuple(shape), dtype=dtype)
-        made.read = read
+        made.read, made.read_parts = read, read_parts
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -53,7 +59,7 @@ class OnDemand(Tensor):
         kwargs = kwargs or {}
         first = args[0] if args and isinstance(args[0], OnDemand) else None
         if first is not None and func in (_aten.detach.default, _aten.clone.default, _aten.alias.default):
-            return OnDemand(first.shape, first.dtype, first.read)
+            return OnDemand(first.shape, first.dtype, first.read, first.read_parts)
         if first is not None and func is _aten._to_copy.default and _changes_dtype_only(kwargs):
             return _cast(first, kwargs.get("dtype") or first.dtype)
         if first is not None and func is _aten.empty_like.default:
@@ -67,7 +73,7 @@ class OnDemand(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Return another that reads the same."""
-        made: Tensor = OnDemand(self.shape, self.dtype, self.read)
+        made: Tensor = OnDemand(self.shape, self.dtype, self.read, self.read_parts)
         if isinstance(self, nn.Parameter):
             made = nn.Parameter(made, self.requires_grad)
         memo[id(self)] = made
@@ -145,7 +151,7 @@ def _cast(tensor: OnDemand, dtype: torch.dtype) -> OnDemand:
 
 def _filled(tensor: OnDemand, dim: int, index: Tensor, value: float) -> OnDemand:
     read = tensor.read
-    tensor.read = lambda: read().index_fill_(dim, index, value)
+    tensor.read, tensor.read_parts = lambda: read().index_fill_(dim, index, value), None
     return tensor
 
 

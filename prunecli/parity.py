@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,11 @@ _ROUNDING: Final = 1e-12
 """Samples whose outputs differ by no more than this share of the largest are all the same to the network."""
 FLOAT64_PARAMETERS: Final = 1_000_000_000
 """Above this many parameters the structure check runs in float32."""
+HELD_BYTES: Final = 64 << 20
+"""Of models whose parameters take more, other weights are made tensor by tensor, anew at each use."""
+_TROUBLE: Final = (RuntimeError, ValueError, IndexError, TypeError, OperationError)
+"""What the model's own code raises where it does not run."""
+_T = TypeVar("_T")
 _NORMS: Final = (nn.modules.batchnorm._NormBase,)
 _STILL: Final = (*_NORMS, nn.modules.dropout._DropoutNd, nn.AlphaDropout)
 
@@ -87,10 +92,10 @@ def verify(
     kept, kwargs = plan.kept(), dict(kwargs or {})
     with kept_rng(), eval_mode(model), eval_mode(pruned):
         _check_tensors(model, pruned, structure, kept)
+        check = partial(_both_checks, model, pruned, structure, kept, args, kwargs, seed)
         try:
-            checked = _check_structure(model, structure, kept, args, kwargs, seed)
-            numbers_error, numbers_dtype = _check_numbers(model, pruned, structure, kept, args, kwargs)
-        except (RuntimeError, ValueError, IndexError, TypeError, OperationError) as error:
+            checked, (numbers_error, numbers_dtype) = _sparing_memory(check, is_large(model))
+        except _TROUBLE as error:
             raise ProofError(
                 f"The smaller model does not run: {(str(error) or type(error).__name__).splitlines()[0]}. "
                 "Nothing was written. Leave layers out with --ignore, and please report this."
@@ -108,6 +113,25 @@ def verify(
             "Nothing was written. Leave layers out with --ignore, and please report this."
         )
     return parity
+
+
+def _both_checks(
+    model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int,
+    on_demand: bool,
+) -> tuple[_StructureCheck, tuple[float, torch.dtype]]:  # fmt: skip
+    checked = _check_structure(model, structure, kept, args, kwargs, seed, on_demand)
+    return checked, _check_numbers(model, pruned, structure, kept, args, kwargs, on_demand)
+
+
+def _sparing_memory(check: Callable[[bool], _T], on_demand: bool) -> _T:
+    """Check with weights that are made at each use, if asked to; with all of them held where that fails.
+
+    Code that writes to its parameters, or looks at their memory, needs them there.
+    """
+    if on_demand:
+        with suppress(*_TROUBLE):
+            return check(True)
+    return check(False)
 
 
 def _refuse_not_finite(model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -145,25 +169,32 @@ class _StructureCheck:
 
 
 def _check_structure(
-    model: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int
+    model: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any, seed: int, on_demand: bool
 ) -> _StructureCheck:
     """Compare both models with random weights, in float64 where that is possible."""
     size = sum(parameter.numel() for parameter in model.parameters())
     compare = partial(_compare_copies, model, structure, kept, args, kwargs)
+    check = partial(_with_random_weights, compare, structure, seed, on_demand)
     if size > FLOAT64_PARAMETERS:
-        found = _with_random_weights(compare, structure, seed, torch.float32, NUMBERS_LIMIT)
+        found = check(torch.float32, NUMBERS_LIMIT)
         return replace(found, notes=(*found.notes, "too large for float64: structure checked in float32"))
     try:
-        return _with_random_weights(compare, structure, seed, torch.float64, STRUCTURE_LIMIT)
+        return check(torch.float64, STRUCTURE_LIMIT)
     except (RuntimeError, OperationError):  # code that computes in float32 whatever it is given
-        found = _with_random_weights(compare, structure, seed, torch.float32, NUMBERS_LIMIT)
+        found = check(torch.float32, NUMBERS_LIMIT)
         return replace(found, notes=(*found.notes, "does not run in float64: structure checked in float32"))
+
+
+def is_large(model: nn.Module) -> bool:
+    """Return whether a copy of the model is too much to hold."""
+    return sum(each.numel() * each.element_size() for each in model.parameters()) > HELD_BYTES
 
 
 def _with_random_weights(
     compare: Callable[..., tuple[float, bool]],
     structure: Structure,
     seed: int,
+    on_demand: bool,
     dtype: torch.dtype,
     limit: float,
 ) -> _StructureCheck:
@@ -173,12 +204,14 @@ def _with_random_weights(
     a mistake would be. Or it is dead: it puts out the same whatever it is given, and would with a mistake in
     it. Near its real weights it is neither; a mistake fails there too.
     """
-    error, listens = compare(dtype, partial(Randomised, structure, seed, dtype), settle=True)
+    error, listens = compare(
+        dtype, partial(Randomised, structure, seed, dtype, on_demand=on_demand), settle=True
+    )
     if error <= limit and listens:
         return _StructureCheck(error, limit, dtype, "random weights")
     why = "amplify rounding" if listens else "make the outputs the same for every sample"
     note = f"random weights {why}: structure checked on the real ones, each changed at random"
-    error, _ = compare(dtype, partial(Shaken, seed, dtype), settle=False)
+    error, _ = compare(dtype, partial(Shaken, seed, dtype, on_demand=on_demand), settle=False)
     return _StructureCheck(error, limit, dtype, "the real weights changed at random", (note,))
 
 
@@ -228,15 +261,16 @@ def _listens(outputs: Any) -> bool:
 
 
 def _check_numbers(
-    model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any
-) -> tuple[float, torch.dtype]:
+    model: nn.Module, pruned: nn.Module, structure: Structure, kept: Kept, args: Any, kwargs: Any,
+    on_demand: bool,
+) -> tuple[float, torch.dtype]:  # fmt: skip
     """Compare the smaller model itself with the masked dense model on the real weights."""
     dtype = _working_dtype(model)
     if dtype.itemsize < 4:  # too coarse to compare in; the weights are the same
         dtype = torch.float32
         pruned = copy_module(pruned, InPrecision(dtype), lambda t: cast(t, dtype).clone())
         args, kwargs = tree_map_only(Tensor, lambda tensor: cast(tensor, dtype), (args, kwargs))
-    dense = copy_module(model, InPrecision(dtype), lambda t: cast(t, dtype).clone())
+    dense = copy_module(model, InPrecision(dtype, on_demand), lambda t: cast(t, dtype).clone())
     errors = []
     if structure.rewritten:
         before = _run(dense, args, kwargs)

@@ -36,6 +36,39 @@ def test_a_failure_names_the_weights_that_it_was_found_with(
         verify(case.model, pruned, structure, plan, args)
 
 
+class Writing(nn.Module):
+    """Writes to a parameter, as some code does to bound it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.one.weight.clamp_(-9, 9)
+        return self.two(self.one(x).relu())
+
+
+@pytest.mark.parametrize("model", (nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), Writing()))
+def test_a_large_model_is_proven_with_weights_that_are_made_at_each_use(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = torch.randn(2, 4)
+    structure = find_groups(model.eval(), (example,))
+    plan = make_plan(structure, score(model, structure, methods=["random"])["random"], budget="keep=0.5")
+    smaller = apply_plan(model, structure, plan)
+    held = verify(model, smaller, structure, plan, (example,))
+    monkeypatch.setattr("prunecli.parity.HELD_BYTES", 0)
+    monkeypatch.setattr("prunecli.graph.other_weights._WORTH_MAKING_ANEW", 0)
+    assert verify(model, smaller, structure, plan, (example,)) == held
+    monkeypatch.setattr("prunecli.graph.other_weights._AT_ONCE", 8)  # of several blocks
+    assert verify(model, smaller, structure, plan, (example,)).holds
+    with torch.no_grad():
+        next(smaller.parameters()).mul_(1.01)
+    with pytest.raises(ProofError, match="not the part of the dense one"):
+        verify(model, smaller, structure, plan, (example,))
+
+
 class Dead(nn.Module):
     """Puts out the same for every sample unless its weights are as large as these."""
 

@@ -46,16 +46,16 @@ def to_bytes(model: nn.Module, record: PrunedRecord, narrow: Precisions | None =
         record: What the file says of itself.
         narrow: Tensors that it holds in fewer bits than the model does, as `narrowed` finds them.
     """
-    return safetensors.torch.save(*_content(model, record, narrow or {}))
+    return safetensors.torch.save(*_content(model, record, narrow or {}, copy=True))
 
 
 def to_stream(model: nn.Module, record: PrunedRecord, narrow: Precisions | None = None) -> Streamed:
-    """Return the same content, of a model whose tensors are read when they are written."""
-    return Streamed(*_content(model, record, narrow or {}))
+    """Return the same content, of a model that must not change: tensors are read when they are written."""
+    return Streamed(*_content(model, record, narrow or {}, copy=False))
 
 
 def _content(
-    model: nn.Module, record: PrunedRecord, narrow: Precisions
+    model: nn.Module, record: PrunedRecord, narrow: Precisions, *, copy: bool
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata."""
     _refuse_extra_state(model)
@@ -67,7 +67,7 @@ def _content(
         non_persistent=tuple(sorted(hidden)),
         widened={name: _NAMES[tensors[name].dtype] for name in narrow},
     )
-    plain = {name: _plain(name, tensor, narrow.get(name)) for name, tensor in tensors.items()}
+    plain = {name: _plain(name, tensor, narrow.get(name), copy) for name, tensor in tensors.items()}
     return plain, {METADATA_KEY: record.to_json()}
 
 
@@ -151,8 +151,8 @@ def _non_persistent(model: nn.Module) -> set[str]:
     }
 
 
-def _plain(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a copy that owns just its own memory, as the format asks; or has none and is read on demand."""
+def _plain(name: str, tensor: Tensor, dtype: torch.dtype | None, copy: bool) -> Tensor:
+    """Return the tensor in that dtype, on the CPU; a copy that owns just its own memory, if asked for."""
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         kind = (
             "no values (meta device)" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
@@ -161,7 +161,7 @@ def _plain(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> Tenso
     if isinstance(tensor, OnDemand):
         return tensor.detach().to(dtype or tensor.dtype)
     plain = tensor.detach().resolve_conj().resolve_neg()
-    return plain.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+    return plain.to("cpu", dtype, copy=copy, memory_format=torch.contiguous_format)
 
 
 def _refuse_extra_state(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -77,8 +77,11 @@ def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -
             n if axis is None else axis.kept_length(staying.kept)
             for n, axis in zip(tensor.shape, described.axes, strict=True)
         )
-        read = tensor.read
-        return OnDemand(tuple(lengths), tensor.dtype, lambda: _slice(read(), name, structure, staying))
+        left, read, parts = tuple(lengths), tensor.read, tensor.read_parts
+        if parts is not None:
+            masks = [None if axis is None else axis.kept(staying.kept) for axis in described.axes]
+            return OnDemand(left, tensor.dtype, lambda: _slice_parts(parts(), masks, left, tensor.dtype))
+        return OnDemand(left, tensor.dtype, lambda: _slice(read(), name, structure, staying))
     if described is None or described.shape != tuple(tensor.shape):
         return duplicate(result)
     shape = list(described.shape)
@@ -92,6 +95,25 @@ def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -
     if is_new and result.is_meta:
         return torch.empty(shape, dtype=result.dtype, device="meta")
     return result if is_new else duplicate(result)
+
+
+def _slice_parts(
+    parts: Iterable[Tensor],
+    stays: Sequence[NDArray[np.bool_] | None],
+    shape: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return what stays of a tensor that comes in blocks of its first dimension, one of them at a time."""
+    result, begin, filled = torch.empty(tuple(shape), dtype=dtype), 0, 0
+    for part in parts:
+        rows = stays[0] if stays[0] is None else stays[0][begin : begin + len(part)]
+        begin += len(part)
+        for dim, each in enumerate([rows, *stays[1:]]):
+            if each is not None and not each.all():
+                part = part.index_select(dim, torch.from_numpy(np.flatnonzero(each)))  # noqa: PLW2901
+        result[filled : filled + len(part)] = part
+        filled += len(part)
+    return result
 
 
 def slice_masks(masks: Mapping[str, Tensor], structure: Structure, kept: Kept) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from prunecli.graph.borrowing import run_without_noise
 from prunecli.graph.call import Call
@@ -37,6 +38,8 @@ STATISTICS: Final = frozenset(
     }
 )  # fmt: skip
 """Operations that run over kept positions only."""
+
+_TURNS: Final = frozenset({"t", "transpose", "permute"})
 
 CONTRACTIONS: Final = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "mv", "dot"})
 
@@ -138,11 +141,16 @@ class _MaskedRun(Tracer):
         self.masks = masks
         self.masked = {_memory_of(tensor) for tensor in tensors.values()} - {None}
         """Where the parameters are, which have their zeros."""
+        self.views = WeakIdKeyDictionary()
+        """Parameters that were read on demand, and turned: they have their zeros, too."""
 
     def execute(self, call: Call) -> Any:
         if call.name in CONTRACTIONS:
             call.args = tree_map_only(Tensor, self._masked_weight, call.args)
-        return run_without_noise(call.func, call.args, call.kwargs)
+        result = run_without_noise(call.func, call.args, call.kwargs)
+        if call.name in _TURNS and isinstance(call.args[0], OnDemand):
+            self.views[result] = True
+        return result
 
     def finish(self, call: Call) -> None:
         if call.name == "bmm":
@@ -185,7 +193,7 @@ class _MaskedRun(Tracer):
         tag = self.tag_of(tensor)
         if self.name_of(tensor) is not None or not tag.flow.parameters:
             return tensor
-        if _memory_of(tensor) in self.masked:  # a parameter seen in another way: transposed
+        if _memory_of(tensor) in self.masked or tensor in self.views:  # a parameter seen in another way
             return tensor
         masked = tensor.clone()
         self.masks.zero(masked, tag.labels)

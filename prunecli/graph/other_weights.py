@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunecli.graph.structure import Role, Structure
 from prunecli.on_demand import OnDemand
 
 Draw: TypeAlias = Callable[[str, Tensor], Tensor]
 """What stands for a tensor of the model, by its name."""
+
+_AT_ONCE: Final = 1 << 20
+"""How many numbers are drawn at once: what is needed beside the result stays small."""
+_WORTH_MAKING_ANEW: Final = 1 << 16
+"""Tensors of fewer numbers are held."""
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -27,23 +32,28 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 class Shaken:
     """Changes each weight by up to a quarter of itself and a little more, so that none are alike or zero."""
 
-    def __init__(self, seed: int, dtype: torch.dtype) -> None:
-        self.seed, self.dtype = seed, dtype
+    def __init__(self, seed: int, dtype: torch.dtype, *, on_demand: bool = False) -> None:
+        self.seed, self.dtype, self.on_demand = seed, dtype, on_demand
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return the weight, shaken."""
         if not tensor.is_floating_point():
             return tensor.detach().clone()
-        return _drawn(tensor, self.dtype, partial(self._draw, tensor), self.seed, name)
+        draw = partial(self._draw, tensor, _seed_of(self.seed, name))
+        return _made(tensor, self.dtype, draw, self.on_demand)
 
-    def _draw(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        real = tensor.detach().to("cpu", self.dtype)
-        shaken = real * (0.75 + 0.5 * torch.rand(real.shape, generator=generator, dtype=self.dtype))
-        if not bool((real > 0).all()):  # variances stay positive
-            scale = real.square().mean().sqrt() or real.new_tensor(1.0)
-            noise = torch.randn(real.shape, generator=generator).to(self.dtype)
-            shaken.add_(noise.mul_(0.05 * scale))
-        return shaken.to(tensor.device)
+    def _draw(self, tensor: Tensor, seed: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        noise = 0.0
+        if not all(bool((part > 0).all()) for part in _blocks(tensor)):  # variances stay positive
+            squares = sum(float(part.to(self.dtype).square().sum()) for part in _blocks(tensor))
+            noise = 0.05 * ((squares / max(tensor.numel(), 1)) ** 0.5 or 1.0)
+        for part in _blocks(tensor):
+            shaken = torch.empty(part.shape, dtype=self.dtype)
+            shaken.uniform_(0.75, 1.25, generator=generator).mul_(part)
+            if noise:
+                shaken.add_(torch.randn(part.shape, generator=generator), alpha=noise)
+            yield shaken
 
 
 @dataclass(frozen=True)
@@ -51,44 +61,92 @@ class InPrecision:
     """Keeps the weights, in another precision."""
 
     dtype: torch.dtype
+    on_demand: bool = False
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return the weight in that precision."""
-        return cast(tensor, self.dtype).clone()
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        if isinstance(tensor, OnDemand):
+            return cast(tensor, dtype)
+        if _is_made_anew(tensor, self.on_demand):
+            return OnDemand(tensor.shape, dtype, lambda: cast(tensor, dtype).clone())
+        return cast(tensor, dtype).clone()
 
 
 class Randomised:
     """Draws weights that keep activations in range, whatever the network's depth."""
 
-    def __init__(self, structure: Structure, seed: int, dtype: torch.dtype) -> None:
-        self.structure, self.seed, self.dtype = structure, seed, dtype
+    def __init__(
+        self, structure: Structure, seed: int, dtype: torch.dtype, *, on_demand: bool = False
+    ) -> None:
+        self.structure, self.seed, self.dtype, self.on_demand = structure, seed, dtype, on_demand
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return a weight that is drawn."""
         if not tensor.is_floating_point():
             return tensor.detach().clone()
-        return _drawn(tensor, self.dtype, partial(self._draw, name, tensor), self.seed, name)
+        draw = partial(self._draw, name, tensor, _seed_of(self.seed, name))
+        return _made(tensor, self.dtype, draw, self.on_demand)
 
-    def _draw(self, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw(self, name: str, tensor: Tensor, seed: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
         described = self.structure.tensors.get(name)
         role = described.role if described else Role.OTHER
-        shape = tuple(tensor.shape)
-        if role is Role.SCALE or (role is Role.STATISTIC and bool((tensor > 0).all())):
-            drawn = torch.rand(shape, generator=generator, dtype=self.dtype).add_(0.5)
-        else:  # a quarter of the time of drawing in float64
-            drawn = torch.randn(shape, generator=generator).to(self.dtype)
-            fan_in = max(tensor.numel() // max(shape[0], 1), 1) if role is Role.WEIGHT and shape else 200
-            drawn.mul_((2 / fan_in) ** 0.5)
-        if role is Role.OTHER:
-            drawn.add_(tensor.detach().to("cpu", self.dtype))
-        return drawn.to(tensor.device)
+        is_weight = role is Role.WEIGHT and tensor.dim() > 0
+        fan_in = max(tensor.numel() // max(len(tensor), 1), 1) if is_weight else 200
+        is_positive = role is Role.SCALE or (role is Role.STATISTIC and bool((tensor > 0).all()))
+        for part in _blocks(tensor):
+            if is_positive:
+                yield torch.empty(part.shape, dtype=self.dtype).uniform_(0.5, 1.5, generator=generator)
+                continue
+            # a quarter of the time of drawing in float64
+            drawn = torch.randn(part.shape, generator=generator).mul_((2 / fan_in) ** 0.5).to(self.dtype)
+            yield drawn.add_(part) if role is Role.OTHER else drawn
 
 
-def _drawn(
-    tensor: Tensor, dtype: torch.dtype, draw: Callable[[torch.Generator], Tensor], seed: int, name: str
-) -> Tensor:
-    """Return what is drawn from a seed of the tensor's own; anew at each use, where it is read on demand."""
-    own = zlib.crc32(f"{seed}/{name}".encode())
+def _blocks(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor in blocks of its first dimension, on the CPU; a tensor without dimensions as it is."""
     if isinstance(tensor, OnDemand):
-        return OnDemand(tensor.shape, dtype, lambda: draw(torch.Generator().manual_seed(own)))
-    return draw(torch.Generator().manual_seed(own))
+        tensor = tensor.read()
+    tensor = tensor.detach()
+    rows = max(_AT_ONCE * len(tensor) // max(tensor.numel(), 1), 1) if tensor.dim() else 1
+    for part in tensor.split(rows) if tensor.dim() else (tensor,):
+        yield part.cpu()
+
+
+def _seed_of(seed: int, name: str) -> int:
+    """Return a seed of the tensor's own, by which it is drawn alike however often that is done."""
+    return zlib.crc32(f"{seed}/{name}".encode())
+
+
+def _joined(draw: Callable[[], Iterator[Tensor]], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the tensor that comes in blocks, where the other one is."""
+    result, filled = torch.empty(like.shape, dtype=dtype), 0
+    for part in draw():
+        if not part.dim():
+            return part.to(like.device)
+        result[filled : filled + len(part)] = part
+        filled += len(part)
+    return result.to(like.device)
+
+
+def _made(
+    tensor: Tensor, dtype: torch.dtype, draw: Callable[[], Iterator[Tensor]], on_demand: bool
+) -> Tensor:
+    """Return the weight that comes in blocks."""
+    make = partial(_joined, draw, tensor, dtype)
+    return OnDemand(tensor.shape, dtype, make, draw) if _is_made_anew(tensor, on_demand) else make()
+
+
+def _is_made_anew(tensor: Tensor, on_demand: bool) -> bool:
+    """Return whether to make what stands for the tensor at each use: that spares memory.
+
+    Buffers may be written to, and small tensors cost more time than memory.
+    """
+    spares = (
+        on_demand
+        and isinstance(tensor, nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.numel() >= _WORTH_MAKING_ANEW
+    )
+    return spares or isinstance(tensor, OnDemand)

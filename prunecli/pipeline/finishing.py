@@ -12,7 +12,7 @@ from prunecli.export.to_onnx import OnnxModel, to_onnx
 from prunecli.export.to_safetensors import to_bytes, to_stream
 from prunecli.graph.copying import named_tensors
 from prunecli.model import example_inputs
-from prunecli.parity import Parity, verify
+from prunecli.parity import Parity, is_large, verify
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.measuring import Judge
 from prunecli.pipeline.opening import lineage_of
@@ -52,7 +52,7 @@ def finish(
         listener.progress("packing", 0, None)
         narrow = narrowed(cut.smaller, cut.opened.came_in) if cut.training is None else {}
         record = make_record(cut, paths.model.parent, checks, recovery)
-        pack = to_stream if choices.memory.streaming else to_bytes
+        pack = to_stream if choices.memory.streaming or is_large(cut.smaller) else to_bytes
         contents[paths.model] = pack(cut.smaller, record, narrow)
         if paths.onnx is not None and onnx is not None:
             contents[paths.onnx] = onnx.content

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import prunecli
 from prunecli.errors import CheckpointError, NotPrunableError, SpecError, UsageError
-from prunecli.on_demand import OnDemand, Read
+from prunecli.on_demand import OnDemand, Read, ReadParts
 from prunecli.pipeline.listener import Silent
 from prunecli.pipeline.prune import Pruned, prune
 from prunecli.pipeline.settings import (
@@ -239,8 +239,11 @@ class Held:
         self.peak, self.alive = 0, list[tuple[StorageWeakRef, int]]()
         new = OnDemand.__new__
 
-        def watched(cls: type, shape: Sequence[int], dtype: torch.dtype, read: Read) -> OnDemand:
-            return new(OnDemand, shape, dtype, lambda: self.noted(read()))
+        def watched(
+            cls: type, shape: Sequence[int], dtype: torch.dtype, read: Read, parts: ReadParts | None = None
+        ) -> OnDemand:
+            noted = None if parts is None else lambda: (self.noted(part) for part in parts())
+            return new(OnDemand, shape, dtype, lambda: self.noted(read()), noted)
 
         monkeypatch.setattr(OnDemand, "__new__", staticmethod(watched))
 

@@ -138,7 +138,7 @@ class _Epoch(Dataset["Batch | PruneError"]):
         if self.shuffled.augment is None:
             return None
         drawn = np.random.SeedSequence((_CHANGING, *numbers)).generate_state(part.stop, np.uint64)
-        return partial(self.shuffled.augment, seeds=[int(seed >> 1) for seed in drawn[part.start :]])
+        return partial(self.shuffled.augment, seeds=[int(seed) >> 1 for seed in drawn[part.start :]])
 
 
 def _seed_of(*numbers: int) -> int:

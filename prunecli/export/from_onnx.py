@@ -225,6 +225,6 @@ def _refuse_other_files(content: bytes) -> None:
         return  # onnxruntime says what is wrong
     if _is_elsewhere(proto):
         raise CheckpointError(
-            "the ONNX file keeps tensors in other files, which are not read to run it. "
+            "The ONNX file keeps tensors in other files, which are not read to run it. "
             "Save it as one file: `onnx.save(onnx.load(path), path)`."
         )

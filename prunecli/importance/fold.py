@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunecli.graph.structure import Group, Member, Site
 
-_PIECE_ON_CPU = 2**18
+_PIECE_ON_CPU = 2**16
 """How many entries are folded at a time: so few that they stay in the cache of a CPU,"""
 _PIECE_ELSEWHERE = 2**24
 """and so many that a GPU is busy; in neither case a second copy of a large parameter."""

@@ -27,24 +27,22 @@ _ITEM_BYTES = {
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
-
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
-    "I64": torch.int64,
     "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
     "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
 }
-"""What a network that can be pruned is made of."""
+"""What networks that can be pruned are made of; the library writes tensors in this order, the last first."""
 
 
 class Entry(NamedTuple):
@@ -108,12 +106,12 @@ def read_safetensors(path: Path, on_demand: bool = False) -> tuple[dict[str, Ten
 
 def _on_demand(path: Path, name: str, header: Header) -> Tensor:
     entry = header.entries[name]
-    if entry.dtype not in _DTYPES:
+    if entry.dtype not in DTYPES:
         raise CheckpointError(
             f"`{path}`: `{printable(name)}` has dtype `{entry.dtype}`, which cannot be pruned. "
             "Convert the checkpoint to float32, float16 or bfloat16."
         )
-    return mapped(path, header.end + entry.begin, entry.shape, _DTYPES[entry.dtype])
+    return mapped(path, header.end + entry.begin, entry.shape, DTYPES[entry.dtype])
 
 
 def read_sharded(path: Path, on_demand: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

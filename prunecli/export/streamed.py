@@ -12,22 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_DTYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.uint16: "U16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.uint32: "U32",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.uint64: "U64",
-}
-"""In the order in which the library lays tensors out, the last first."""
+from prunecli.checkpoint.safetensors_files import DTYPES
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNED = 8
 """The bytes of the tensors begin at a multiple of this."""
 
@@ -58,7 +45,7 @@ class Streamed:
 
     @cached_property
     def _order(self) -> list[str]:
-        ranks = {dtype: rank for rank, dtype in enumerate(_DTYPES)}
+        ranks = {dtype: rank for rank, dtype in enumerate(_NAMES)}
         return sorted(self.tensors, key=lambda name: (-ranks[self.tensors[name].dtype], name))
 
     @cached_property
@@ -69,7 +56,7 @@ class Streamed:
             tensor = self.tensors[name]
             end = position + _bytes_of(tensor)
             table[name] = {
-                "dtype": _DTYPES[tensor.dtype],
+                "dtype": _NAMES[tensor.dtype],
                 "shape": list(tensor.shape),
                 "data_offsets": [position, end],
             }

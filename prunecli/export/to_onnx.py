@@ -7,7 +7,6 @@ handed back.
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import io
 import logging
@@ -27,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunecli.costs import without_fast_paths
 from prunecli.errors import ExportError, ProofError
+from prunecli.graph.borrowing import uncollected
 from prunecli.graph.copying import copy_module
 from prunecli.report import OnnxCheck
 
@@ -157,7 +157,7 @@ def _export(
     args, kwargs = inputs
     names = _input_names(model, args, kwargs)
     free = {name: {0: "batch"} for name in names}
-    with _silenced(), _without_collecting():
+    with _silenced(), uncollected():
         try:
             program = torch.onnx.export(
                 model,
@@ -310,18 +310,6 @@ def _short(error: BaseException) -> str:
     )
     line = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return (line if len(line) <= 200 else f"{line[:197]}...").rstrip(".") + "."
-
-
-@contextlib.contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Let the exporter make its millions of small objects without a search for unused cycles in between."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @contextlib.contextmanager

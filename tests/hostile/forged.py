@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save
 
-from tests.hostile.seeds import PICTURES, weights
+from tests.hostile.seeds import PICTURES, TINY_BERT, weights
 
 Files = Mapping[str, bytes]
 ESCAPE = "\x1b[2J\x1b[31mowned"
@@ -127,16 +127,7 @@ def toml(text: str) -> bytes:
 
 def folder_of(**config: object) -> Files:
     """Return a folder of Hugging Face: a tiny network, with a configuration that may say otherwise."""
-    own = {
-        "architectures": ["BertForSequenceClassification"],
-        "model_type": "bert",
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-        "vocab_size": 16,
-    }
-    return {"config.json": json.dumps(own | config).encode(), "model.safetensors": save(weights())}
+    return {"config.json": json.dumps(TINY_BERT | config).encode(), "model.safetensors": save(weights())}
 
 
 def array(header: str, data: bytes = b"") -> bytes:

@@ -53,7 +53,7 @@ SECRETS = {
 }
 """Variables of the environment while the seeds grow, of which no file may tell."""
 
-CONFIGURATION = {
+TINY_BERT = {
     "architectures": ["BertForSequenceClassification"],
     "model_type": "bert",
     "hidden_size": 8,
@@ -61,8 +61,8 @@ CONFIGURATION = {
     "num_attention_heads": 2,
     "intermediate_size": 8,
     "vocab_size": 16,
-    "id2label": {"0": "a", "1": "b"},
 }
+CONFIGURATION = {**TINY_BERT, "id2label": {"0": "a", "1": "b"}}
 
 
 def weights() -> dict[str, torch.Tensor]:

@@ -113,10 +113,6 @@ class _Units:
 
     def __init__(self, columns: _Columns, solution: Solution) -> None:
         self.solution = solution
-        cells, owners = solution.owners()
-        order = np.argsort(cells, kind="stable")
-        self._owners = owners[order]
-        self._start = np.searchsorted(cells[order], np.arange(solution.class_count + 1))
         self._axes: dict[bytes, Axis | None] = {}
         self._axis_of: dict[int, tuple[Atoms, Axis | None]] = {}
         self.classes: dict[str, Ints] = {}
@@ -137,7 +133,7 @@ class _Units:
         return known[1]
 
     def _new_axis(self, classes: Ints) -> Axis | None:
-        positions, units = self._expand(classes)
+        positions, units = self.solution.units_of(classes)
         groups = self._group_of[units]
         known = groups >= 0
         positions, units, groups = positions[known], units[known], groups[known]
@@ -146,13 +142,6 @@ class _Units:
             for group in np.unique(groups)
         )
         return Axis(int(classes.size), owners) if owners else None
-
-    def _expand(self, classes: Ints) -> tuple[Ints, Ints]:
-        """Return pairs (position, unit) for a vector of classes."""
-        counts = self._start[classes + 1] - self._start[classes]
-        positions = np.repeat(np.arange(classes.size), counts)
-        within = np.arange(positions.size) - np.repeat(np.cumsum(counts) - counts, counts)
-        return positions, self._owners[self._start[classes][positions] + within]
 
     def _sort_into_groups(self, columns: _Columns) -> None:
         """Group the units that touch the same columns the same number of times.
@@ -164,7 +153,7 @@ class _Units:
         grids = [side for grid in columns.trace.constraints.grids for side in (grid.rows, grid.columns)]
         vectors = [column.atoms for column in columns.all] + grids
         lengths = [atoms.size for atoms in vectors]
-        place, unit = self._expand(self.solution.of[np.concatenate(vectors)])
+        place, unit = self.solution.units_of(self.solution.of[np.concatenate(vectors)])
         column_of = np.repeat(np.arange(len(vectors)), lengths)[place]
         position = place - (np.cumsum(lengths) - lengths)[column_of]
         present, first, index = np.unique(unit, return_index=True, return_inverse=True)

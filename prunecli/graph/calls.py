@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunecli.graph.structure import CallKey
+
+Counts: TypeAlias = Counter[tuple[str, str]]
+"""How often a function was called in a module: (module, function) -> calls."""
 
 
 class CallWatch(TorchFunctionMode):
@@ -26,7 +29,7 @@ class CallWatch(TorchFunctionMode):
     def __init__(self, modules: Sequence[str]) -> None:
         super().__init__()
         self._modules = modules
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self.counts: Counts = Counter()
 
     def call(self, key: CallKey, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Carry out one call."""
@@ -37,8 +40,8 @@ class CallWatch(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", type(func).__name__)
         place = (self._modules[-1], name)
-        key = CallKey(*place, self._counts[place])
-        self._counts[place] += 1
+        key = CallKey(*place, self.counts[place])
+        self.counts[place] += 1
         return self.call(key, func, args, kwargs or {})
 
 

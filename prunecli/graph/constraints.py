@@ -103,6 +103,14 @@ class Constraints:
         """Freeze for a reason that is told before those found while tracing."""
         self.freezes.insert(0, (atoms, reason))
 
+    def extend(self, others: Constraints) -> None:
+        """Add what was stated of these atoms and of new ones, which go on from the last of these."""
+        self.count = others.count
+        self.ties += others.ties
+        self.grids += others.grids
+        self.freezes += others.freezes
+        self.statistics += others.statistics
+
     def split(self, cells: NDArray[np.int64]) -> list[Atoms]:
         """Split a labelled grid into one label per dimension, outermost first."""
         if cells.ndim == 1:

@@ -90,12 +90,36 @@ class Findings:
     """Operations without a rule -> the module they first ran in."""
     path: dict[str, Path] = field(default_factory=dict)
     """What the code of each module did, beside moving atoms."""
+    is_sized: bool = False
+    """Whether code gave an operation the length of a labelled dimension, or one to replace it."""
 
     def note_size(self, module: str, label: Atoms, *, given: bool) -> None:
         """Note that a label was seen in a module, and whether an operation was given its length."""
         seen = self.sizes.setdefault(module, {})
         if given or id(label) not in seen:
             seen[id(label)] = (label, given)
+
+    def extend(self, later: Findings) -> None:
+        """Add what was found later."""
+        for own, new in ((self.roles, later.roles), (self.used, later.used), (self.unknown, later.unknown)):
+            for name, value in new.items():
+                own.setdefault(name, value)
+        self.gated |= later.gated
+        self.outputs |= later.outputs
+        self.consumed += later.consumed
+        self.produced += later.produced
+        self.contractions += later.contractions
+        self.watched += later.watched
+        self.channels.update(later.channels)
+        self.is_sized |= later.is_sized
+        for module, seen in later.sizes.items():
+            for label, given in seen.values():
+                self.note_size(module, label, given=given)
+        for module, path in later.path.items():
+            own_path = self.path.setdefault(module, Path())
+            own_path.operations += path.operations
+            own_path.scalars += path.scalars
+            own_path.picks += path.picks
 
     def path_so_far(self) -> dict[str, Path]:
         """Return what the code of each module did until now: what it does later is not added to it."""

@@ -21,6 +21,7 @@ from prunecli.graph.constraints import Atoms, Constraints, Grid, Label, Labels, 
 from prunecli.graph.copying import members
 from prunecli.graph.cutting import cut
 from prunecli.graph.findings import Path
+from prunecli.graph.homes import alike_places
 from prunecli.graph.outputs import tensors_in
 from prunecli.graph.solve import Solution, solve
 from prunecli.graph.source import line_of
@@ -46,10 +47,11 @@ class Prober:
 
     def __init__(self, trace: Trace, draft: Draft, args: Args, kwargs: Kwargs) -> None:
         self.trace, self.draft, self.args, self.kwargs = trace, draft, args, kwargs
-        groups = draft.structure.groups
-        self.cuts = (
-            {group.name: _ends(place, group.width) for place, group in enumerate(groups)},
-            {group.name: _half(place, group.width) for place, group in enumerate(groups)},
+        widths = {group.name: group.width for group in draft.structure.groups}
+        places = dict(zip(widths, alike_places(trace, draft), strict=True))
+        self.cuts = tuple(
+            {name: keep(places[name], width) for name, width in widths.items()}
+            for keep in ((_ends, _half) if _depends_on_sizes(trace) else (_odd,))
         )
 
     @property
@@ -58,7 +60,7 @@ class Prober:
         return list(self.cuts[0])
 
     def try_cut(self, names: Iterable[str]) -> Failure | None:
-        """Cut these groups, a little and then by half; return what went wrong, or None."""
+        """Cut these groups, in one way or in two; return what went wrong, or None."""
         chosen = list(names)
         failures = (self._try({name: cut[name] for name in chosen}) for cut in self.cuts)
         return next((failure for failure in failures if failure is not None), None)
@@ -282,6 +284,16 @@ def _sort_of(trace: Trace, tensor: str) -> tuple[object, ...]:
     return type(trace.model.get_submodule(module)).__name__, "" if layer.isdigit() else layer, leaf
 
 
+def _depends_on_sizes(trace: Trace) -> bool:
+    """Return whether code splits dimensions, takes parts of them, or gives their lengths to operations.
+
+    Where it does not, all that can go wrong is that it asks for a size and takes another path; that shows
+    when half is cut. Otherwise a size may be right by chance, or parts may fit by chance, in a single trial.
+    """
+    has_picks = any(path.picks for path in trace.path.values())
+    return trace.findings.is_sized or has_picks or bool(trace.constraints.grids)
+
+
 def _ends(place: int, width: int) -> NDArray[np.bool_]:
     """Keep all but one to four units at both ends; groups of equal width differ, so that mix-ups show.
 
@@ -302,6 +314,14 @@ def _half(place: int, width: int) -> NDArray[np.bool_]:
     count = few if width <= _FEW else round(width * generator.uniform(0.35, 0.65))
     stays = np.zeros(width, dtype=bool)
     stays[generator.choice(width, count, replace=False)] = True
+    return stays
+
+
+def _odd(place: int, width: int) -> NDArray[np.bool_]:
+    """Keep about half of the units, and of many an odd number: what asks whether a size is even shows."""
+    stays = _half(place, width)
+    if width > _FEW and not stays.sum() % 2:
+        stays[np.flatnonzero(~stays)[0]] = True
     return stays
 
 

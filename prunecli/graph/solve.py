@@ -63,6 +63,21 @@ class Solution:
         """
         return self._owners
 
+    def units_of(self, classes: Ints) -> tuple[Ints, Ints]:
+        """Return pairs (position, unit) for a vector of classes: a position goes when any of its units goes."""
+        start, owners = self._by_class
+        counts = start[classes + 1] - start[classes]
+        positions = np.repeat(np.arange(classes.size), counts)
+        within = np.arange(positions.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        return positions, owners[start[classes][positions] + within]
+
+    @cached_property
+    def _by_class(self) -> tuple[Ints, Ints]:
+        """Where the units of each class begin, and the units, class by class."""
+        cells, units = self._owners
+        order = np.argsort(cells, kind="stable")
+        return np.searchsorted(cells[order], np.arange(self.class_count + 1)), units[order]
+
     @cached_property
     def _owners(self) -> tuple[Ints, Ints]:
         defined = np.zeros(self.class_count, dtype=bool)

@@ -8,7 +8,7 @@ some parameters stay unused, the training path is followed as well (auxiliary he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from prunecli.graph.copying import clean_copy, copy_to_meta, members, named_tens
 from prunecli.graph.findings import Findings, Flow, Path, Watched, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
+from prunecli.graph.repeats import Repeats
 from prunecli.graph.structure import CallKey, SiteKind
 from prunecli.graph.tracer import OperationError, Tracer
 from prunecli.graph.twins import find_rewritable, install
@@ -52,6 +53,8 @@ class Trace:
     """What the code of each module did in eval mode."""
     kernels: MetaKernels
     """What operations returned on the meta device, for those who follow the model again."""
+    blocks: Mapping[str, int]
+    """Modules that have their like in the model, the outermost ones -> a number for their kind."""
     unsteady: set[str] = field(default_factory=set)
     """Modules that take another path when they run again, cut or not (caches)."""
     follows_training: bool = False
@@ -76,10 +79,10 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
         )
     rewritten = find_rewritable(model)
     try:
-        return _trace_copy(prepare(copy_to_meta(model), rewritten), args, kwargs, rewritten)
+        return _trace_copy(lambda: prepare(copy_to_meta(model), rewritten), args, kwargs, rewritten)
     except Exception:  # whatever the model's own code raises on tensors without data
         try:
-            return _trace_copy(prepare(clean_copy(model), rewritten), args, kwargs, rewritten)
+            return _trace_copy(lambda: prepare(clean_copy(model), rewritten), args, kwargs, rewritten)
         except TraceError:
             raise
         except Exception as error:
@@ -112,8 +115,10 @@ def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs, *, sites: 
     """
     args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(tracer.device), (args, kwargs))
     tree_map_only(Tensor, tracer.tag_input, (args, kwargs))
-    watch = _Watch(tracer) if sites else _Listener(tracer)
-    with plain_kernels(), tracer.follow(model), torch.no_grad(), watch, tracer:
+    counting = _Watch(tracer) if sites else None
+    watch = counting or _Listener(tracer)
+    repeats = Repeats(tracer, model, counting) if tracer.takes_shortcuts else nullcontext()
+    with plain_kernels(), tracer.follow(model), repeats, torch.no_grad(), watch, tracer:
         return model(*args, **kwargs)
 
 
@@ -131,27 +136,37 @@ def plain_kernels() -> Iterator[None]:
 
 
 def _trace_copy(
-    model: nn.Module, args: Args, kwargs: dict[str, Any], rewritten: dict[str, str], *, settled: bool = False
+    copy: Callable[[], nn.Module],
+    args: Args,
+    kwargs: dict[str, Any],
+    rewritten: dict[str, str],
+    *,
+    settled: bool = False,
 ) -> Trace:
     """Trace a copy that nobody else runs, so that what code caches on first use is seen being made."""
-    runner = clean_copy(model)
+    runner = copy()
     constraints = Constraints()
     tensors, parameters = members(runner)
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
     outputs = run(tracer, runner, args, kwargs, sites=True)
     if not settled and _shapes(named_tensors(runner)) != _shapes(tensors):
-        return _trace_copy(runner, args, kwargs, rewritten, settled=True)  # buffers got their size just now
+        grown = runner  # buffers got their size just now
+        return _trace_copy(lambda: clean_copy(grown), args, kwargs, rewritten, settled=True)
     tracer.close(outputs)
     shapes = [tuple(output.shape) for output in tensors_in(outputs)]
     if not shapes:
         raise TraceError(
-            f"`{type(model).__name__}` returned no tensor but {type(outputs).__name__}: pruning keeps the "
+            f"`{type(runner).__name__}` returned no tensor but {type(outputs).__name__}: pruning keeps the "
             "outputs whole, and has to find them. Return tensors, or containers or dataclasses of them."
         )
     path = tracer.findings.path_so_far()
-    result = Trace(model, labels, constraints, tracer.findings, rewritten, shapes, path, tracer.kernels)
-    if parameters - tracer.findings.used.keys():
+    needs_training = bool(parameters - tracer.findings.used.keys())
+    is_as_new = not needs_training and tracer.device.type == "meta" and not tracer.kinds.has_changed(runner)
+    result = Trace(
+        runner if is_as_new else copy(), labels, constraints, tracer.findings, rewritten, shapes, path, tracer.kernels, tracer.blocks
+    )
+    if needs_training:
         result.follows_training = _follow_training(tracer, runner, args, kwargs)
     for name in sorted(parameters - tracer.findings.used.keys()):
         for label in label_arrays(labels[name]):
@@ -198,6 +213,9 @@ _TENSOR_MAKERS = frozenset({torch.tensor, torch.as_tensor, Tensor.new_tensor})
 
 
 _RECTIFIERS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "threshold", "threshold_"})
+_SIZELESS = frozenset({torch.flatten, Tensor.flatten, F.linear})
+"""Calls that are given no sizes, but made of operations that are."""
+
 _READERS = frozenset({"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
 
 
@@ -239,7 +257,9 @@ class _Watch(CallWatch):
         if key.function in _READERS:
             self._note_reading(key, args, kwargs)
         taken = [self._flow(tensor) for tensor in tensors_given(args, kwargs)]
+        self.tracer.sizes_are_torchs = func in _SIZELESS
         result = func(*args, **kwargs)
+        self.tracer.sizes_are_torchs = False
         if isinstance(result, Tensor):
             self._note_result(key, args, taken, result)
         return result

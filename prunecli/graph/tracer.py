@@ -19,6 +19,7 @@ from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from prunecli.graph.alike import OF_TRACER, Kinds
 from prunecli.graph.call import SIZE_TAKING, Call, tensors_given
 from prunecli.graph.constraints import IS_OUTPUT, UNIFORM, Atoms, Constraints, Labels, Reason
 from prunecli.graph.copying import walk
@@ -68,8 +69,14 @@ class Tracer(TorchDispatchMode):
         self.constraints = constraints
         self.kernels = kernels or MetaKernels()
         self.findings = Findings()
+        self.tensors = tensors
         self.device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         self.modules: list[str] = [""]
+        self.kinds = Kinds()
+        self.blocks: dict[str, int] = {}
+        """Modules that have their like in the model -> a number for their kind."""
+        self.sizes_are_torchs = False
+        """Whether a function runs that works out sizes by itself."""
         self._seen = _SeenTensors()
         self._opaque = 0
         weights = set(parameters)
@@ -232,6 +239,7 @@ class Tracer(TorchDispatchMode):
         for label in labels:
             if isinstance(label, np.ndarray):
                 self.findings.note_size(self.modules[-1], label, given=given)
+                self.findings.is_sized |= given and not self.sizes_are_torchs
 
     def is_aliased(self, tensor: Tensor) -> bool:
         """Return whether a view shares this tensor's memory, as far as the trace has seen."""
@@ -307,10 +315,6 @@ class Seen:
         return Seen, (None,)
 
 
-_OF_TRACER: Final[Any] = "prunecli"
-"""Hooks under this key are put in place without handles, which take longer than all calls of the hooks."""
-
-
 class _ModuleStack(AbstractContextManager[None]):
     """Hooks that keep a stack of the modules whose forward is running."""
 
@@ -323,15 +327,15 @@ class _ModuleStack(AbstractContextManager[None]):
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks
             self.followed.append(module)
-            module._forward_pre_hooks[_OF_TRACER] = self._enter(name)
-            module._forward_hooks[_OF_TRACER] = self.tracer.leave
+            module._forward_pre_hooks[OF_TRACER] = self._enter(name)
+            module._forward_hooks[OF_TRACER] = self.tracer.leave
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for module in self.followed:
-            module._forward_pre_hooks.pop(_OF_TRACER, None)
-            module._forward_hooks.pop(_OF_TRACER, None)
+            module._forward_pre_hooks.pop(OF_TRACER, None)
+            module._forward_hooks.pop(OF_TRACER, None)
 
     def _enter(self, name: str) -> Callable[..., None]:
         return lambda module, _: self.tracer.enter(name, module)

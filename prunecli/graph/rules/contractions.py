@@ -106,7 +106,7 @@ def _grouped(
         for label in (channels, *weight[:2]):
             call.freeze(label, "belongs to a grouped convolution whose other side cannot be cut")
         return None, None
-    axis, within = call.split(channels, (groups, channels.size // groups))
+    axis, within = _split_into(call, channels, groups)
     if transposed:
         per_group = weight[1]
         if shape[1] == 1:
@@ -120,10 +120,18 @@ def _grouped(
         return channels, out
     if isinstance(weight[1], np.ndarray):
         call.tie([within, weight[1]])
-    out_axis, _ = call.split(whole, (groups, whole.size // groups))
+    out_axis, _ = _split_into(call, whole, groups)
     call.tie([axis, out_axis])
     _note_channels(call, channels, whole, axis)
     return channels, whole
+
+
+def _split_into(call: Call, channels: Atoms, groups: int) -> tuple[Atoms, Label]:
+    """Return the labels of the groups that channels fall into, and of the places in a group."""
+    if channels.size == groups:
+        return channels, None  # a group of one channel is that channel
+    axis, within = call.split(channels, (groups, channels.size // groups))
+    return axis, within
 
 
 def _tie_summed(call: Call, left: Label, right: Label) -> Label:

@@ -1,0 +1,145 @@
+"""Which modules of a model are alike: the same code, the same settings, tensors of the same shapes.
+
+What is compared are the attributes of modules, all the way down. Only plain values, functions and classes
+can be compared; a module that holds anything else, or that has hooks, is like no other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from prunecli.graph.copying import walk
+
+OF_TRACER: Final[Any] = "prunecli"
+"""The key of hooks that are ours, and say nothing of a module. They are put in place without handles, which
+take longer than all calls of the hooks."""
+
+_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module())) - {"training"}
+_HOOKS: Final = tuple(
+    name for name in _OF_EVERY_MODULE if name.endswith("_hooks") and "state_dict" not in name
+)
+PLAIN: Final = frozenset(
+    {int, float, bool, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
+)
+"""Types of values that are no more than what they look like."""
+
+_CODE: Final = frozenset({type, FunctionType, BuiltinFunctionType})
+_TENSORS: Final = frozenset({Tensor, nn.Parameter})
+NOT_COMPARABLE: Final = -1
+"""The kind of modules that are like no other."""
+
+_OURS: Final = frozenset({OF_TRACER})
+
+
+class Kinds:
+    """Numbers for kinds of modules: alike modules have the same."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+        self._of: dict[nn.Module, int] = {}
+
+    def has_changed(self, module: nn.Module, but_for: Iterable[nn.Module] = ()) -> bool:
+        """Return whether the module is no longer what it was when it was looked at first, as far as can be told.
+
+        Args:
+            module: one that has a number.
+            but_for: parts of it that are known to be as they were.
+        """
+        before, self._of = self._of, {part: self._of[part] for part in but_for}
+        try:
+            return before[module] == NOT_COMPARABLE or self.of(module) != before[module]
+        finally:
+            self._of = before
+
+    def of(self, module: nn.Module) -> int:
+        """Return the number of the module's kind."""
+        known = self._of.get(module)
+        if known is None:
+            self._of[module] = NOT_COMPARABLE  # for a module that contains itself
+            described = self._describe(module)
+            known = NOT_COMPARABLE
+            if described is not None:
+                known = self._numbers.setdefault(described, len(self._numbers))
+            self._of[module] = known
+        return known
+
+    def _describe(self, module: nn.Module) -> Hashable | None:
+        parts: list[Hashable] = [type(module)]
+        for name, child in module._modules.items():
+            number = None if child is None else self.of(child)
+            if number == NOT_COMPARABLE:
+                return None
+            parts += (name, number)
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                described = None if tensor is None else _describe_tensor(tensor)
+                if described is None and tensor is not None:
+                    return None
+                parts += (name, described)
+        attributes = vars(module)
+        for name in _HOOKS:
+            hooks = attributes[name]
+            if hooks and not hooks.keys() <= _OURS:
+                return None
+        for name, value in attributes.items():
+            if name in _OF_EVERY_MODULE:
+                continue
+            if type(value) in PLAIN:
+                parts += (name, type(value), value)
+                continue
+            described = _comparable(value)
+            if described is None:
+                return None
+            parts += (name, described)
+        return tuple(parts)
+
+
+def repeated_blocks(model: nn.Module, kinds: Kinds) -> dict[str, nn.Module]:
+    """Return the modules made of others that have their like in the model: the outermost ones, by name.
+
+    >>> pair = [nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(2)]
+    >>> list(repeated_blocks(nn.Sequential(*pair, nn.Linear(2, 2)), Kinds()))
+    ['0', '1']
+    """
+    made_of_others = [(name, module) for name, module in walk(model)[1:] if module._modules]
+    numbers = [kinds.of(module) for _, module in made_of_others]
+    counts = Counter(number for number in numbers if number != NOT_COMPARABLE)
+    blocks: dict[str, nn.Module] = {}
+    outer = ""
+    for (name, module), number in zip(made_of_others, numbers, strict=True):
+        if counts[number] > 1 and not (outer and name.startswith(outer)):
+            blocks[name], outer = module, f"{name}."  # what is inside comes next
+    return blocks
+
+
+def _describe_tensor(tensor: Tensor) -> Hashable | None:
+    if type(tensor) not in _TENSORS or tensor.layout is not torch.strided:
+        return None
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+
+
+def _comparable(value: Any) -> Hashable | None:
+    """Return something equal for equal values, or None if the value may hold more than can be seen."""
+    kind = type(value)
+    if kind in PLAIN or kind in _CODE:
+        return kind, value
+    if kind in (tuple, list):
+        if PLAIN.issuperset(map(type, value)):
+            return kind, *map(type, value), *value
+        return _all_of(kind, value)
+    if kind in (set, frozenset) and PLAIN.issuperset(map(type, value)):
+        return kind, frozenset(value)
+    if kind in (dict, OrderedDict):
+        return _all_of(kind, [part for item in value.items() for part in item])
+    return None
+
+
+def _all_of(kind: type, values: Sequence[Any]) -> Hashable | None:
+    parts = [_comparable(each) for each in values]
+    return None if None in parts else (kind, *parts)

@@ -45,7 +45,7 @@ class Kinds:
         self._of: dict[nn.Module, int] = {}
 
     def has_changed(self, module: nn.Module, but_for: Iterable[nn.Module] = ()) -> bool:
-        """Return whether the module is no longer what it was when it was looked at first, as far as can be told.
+        """Return whether the module may be another than when its number was asked for first.
 
         Args:
             module: one that has a number.
@@ -70,7 +70,7 @@ class Kinds:
         return known
 
     def _describe(self, module: nn.Module) -> Hashable | None:
-        parts: list[Hashable] = [type(module)]
+        parts: list[Any] = [type(module)]
         for name, child in module._modules.items():
             number = None if child is None else self.of(child)
             if number == NOT_COMPARABLE:

@@ -29,7 +29,7 @@ class CallWatch(TorchFunctionMode):
     def __init__(self, modules: Sequence[str]) -> None:
         super().__init__()
         self._modules = modules
-        self.counts: Counts = Counter()
+        self.so_far: Counts = Counter()
 
     def call(self, key: CallKey, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Carry out one call."""
@@ -40,8 +40,8 @@ class CallWatch(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", type(func).__name__)
         place = (self._modules[-1], name)
-        key = CallKey(*place, self.counts[place])
-        self.counts[place] += 1
+        key = CallKey(*place, self.so_far[place])
+        self.so_far[place] += 1
         return self.call(key, func, args, kwargs or {})
 
 

@@ -101,9 +101,11 @@ class Findings:
 
     def extend(self, later: Findings) -> None:
         """Add what was found later."""
-        for own, new in ((self.roles, later.roles), (self.used, later.used), (self.unknown, later.unknown)):
-            for name, value in new.items():
-                own.setdefault(name, value)
+        for name, role in later.roles.items():
+            self.roles.setdefault(name, role)
+        for own, new in ((self.used, later.used), (self.unknown, later.unknown)):
+            for name, module in new.items():
+                own.setdefault(name, module)
         self.gated |= later.gated
         self.outputs |= later.outputs
         self.consumed += later.consumed

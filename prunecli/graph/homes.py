@@ -77,5 +77,5 @@ def _seen(trace: Trace, draft: Draft, homes: _Homes) -> Iterator[tuple[int, str]
     positions, units = draft.solution.units_of(draft.solution.of[np.concatenate(list(labels.values()))])
     meets = np.zeros((len(names), len(draft.unit_classes) + 1), dtype=bool)
     meets[at[positions], group_of[units]] = True
-    for home, place in np.argwhere(meets[:, :-1]).tolist():
-        yield place, names[home]
+    for row, place in np.argwhere(meets[:, :-1]).tolist():
+        yield place, names[row]

@@ -216,8 +216,8 @@ def _labels(said: Said, tags: Iterable[Tag]) -> Iterator[Atoms]:
     yield from (*constraints.statistics, *found.consumed, *found.produced)
     for contraction in found.contractions:
         yield from contraction.labels
-    for each in (*found.watched, *tags):
-        yield from label_arrays(each.labels)
+    for labels in (*(each.labels for each in found.watched), *(tag.labels for tag in tags)):
+        yield from label_arrays(labels)
     yield from (tag.picked_from for tag in tags if tag.picked_from is not None)
     for seen in found.sizes.values():
         yield from (label for label, _ in seen.values())

@@ -51,7 +51,6 @@ class Repeats(AbstractContextManager[None]):
         self._known: dict[Key, _Known | None] = {}
 
     def __enter__(self) -> None:
-        self._tracer.kinds.of(self._model)
         self._blocks = repeated_blocks(self._model, self._tracer.kinds)
         self._tracer.blocks = {name: self._tracer.kinds.of(block) for name, block in self._blocks.items()}
         self._owned = _sort_into(self._blocks, self._tracer.tensors)
@@ -81,12 +80,12 @@ class Repeats(AbstractContextManager[None]):
         """Run the block, and keep what it said if it can be said again."""
         tracer, watch = self._tracer, self._watch
         constraints, findings = tracer.constraints, tracer.findings
-        counts = None if watch is None else watch.counts
+        counts = None if watch is None else watch.so_far
         said = Said(constraints.count, Constraints(constraints.count, freezes=[]), Findings(), Counter())
         before = [(seen.tag, seen.root, seen.is_aliased) for seen in call.seen]
         tracer.constraints, tracer.findings = said.constraints, said.findings
         if watch is not None:
-            watch.counts = said.counts
+            watch.so_far = said.counts
         override = vars(block).pop("forward")
         self._known[call.key] = None
         try:
@@ -96,7 +95,7 @@ class Repeats(AbstractContextManager[None]):
             vars(block)["forward"] = override
             tracer.constraints, tracer.findings = constraints, findings
             if watch is not None and counts is not None:
-                watch.counts = counts
+                watch.so_far = counts
             self._add(said)
         with _Aside():
             is_same = all(
@@ -134,7 +133,7 @@ class Repeats(AbstractContextManager[None]):
         findings = self._tracer.findings
         findings.extend(said.findings)
         if self._watch is not None:
-            counts, begin = self._watch.counts, len(findings.watched) - len(said.findings.watched)
+            counts, begin = self._watch.so_far, len(findings.watched) - len(said.findings.watched)
             findings.watched[begin:] = [_counted_on(each, counts) for each in findings.watched[begin:]]
             counts.update(said.counts)
 
@@ -205,7 +204,7 @@ def _look(
     tracer: Tracer, name: str, kind: int, owned: Iterable[tuple[str, Tensor]], arguments: tuple[Any, ...]
 ) -> _Call | None:
     """Return what a call is given, or None where it cannot be said of others, nor what others said of it."""
-    key: list[Hashable] = [kind]
+    key: list[Any] = [kind]
     inputs: list[Tensor] = []
     if not _describe_values(arguments, key, inputs):
         return None
@@ -303,7 +302,7 @@ def _know(tracer: Tracer, call: _Call, said: Said, outputs: Any, aliased: Sequen
         return None
 
 
-def _describe_values(values: Iterable[Any], key: list[Hashable], tensors: list[Tensor]) -> bool:
+def _describe_values(values: Iterable[Any], key: list[Any], tensors: list[Tensor]) -> bool:
     """Add values to a key, and the tensors among them to a list; return whether all of them could be."""
     for value in values:
         kind = type(value)
@@ -313,9 +312,9 @@ def _describe_values(values: Iterable[Any], key: list[Hashable], tensors: list[T
             tensors.append(value)
             key += (value.shape, value.stride(), value.dtype)
         elif kind in PLAIN:
-            key += (kind, value)
+            key.extend((kind, value))
         elif kind in (tuple, list, dict):
-            key += (kind, len(value))
+            key.extend((kind, len(value)))
             parts = [part for item in value.items() for part in item] if kind is dict else value
             if not _describe_values(parts, key, tensors):
                 return False

@@ -64,7 +64,7 @@ class Solution:
         return self._owners
 
     def units_of(self, classes: Ints) -> tuple[Ints, Ints]:
-        """Return pairs (position, unit) for a vector of classes: a position goes when any of its units goes."""
+        """Return pairs (position, unit): a position of `classes` goes when any of its units goes."""
         start, owners = self._by_class
         counts = start[classes + 1] - start[classes]
         positions = np.repeat(np.arange(classes.size), counts)

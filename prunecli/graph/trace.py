@@ -149,6 +149,7 @@ def _trace_copy(
     tensors, parameters = members(runner)
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
+    tracer.kinds.of(runner)
     outputs = run(tracer, runner, args, kwargs, sites=True)
     if not settled and _shapes(named_tensors(runner)) != _shapes(tensors):
         grown = runner  # buffers got their size just now
@@ -164,7 +165,15 @@ def _trace_copy(
     needs_training = bool(parameters - tracer.findings.used.keys())
     is_as_new = not needs_training and tracer.device.type == "meta" and not tracer.kinds.has_changed(runner)
     result = Trace(
-        runner if is_as_new else copy(), labels, constraints, tracer.findings, rewritten, shapes, path, tracer.kernels, tracer.blocks
+        runner if is_as_new else copy(),
+        labels,
+        constraints,
+        tracer.findings,
+        rewritten,
+        shapes,
+        path,
+        tracer.kernels,
+        tracer.blocks,
     )
     if needs_training:
         result.follows_training = _follow_training(tracer, runner, args, kwargs)

@@ -1,0 +1,264 @@
+"""Repeats: a trace that answers for alike blocks says exactly what one that runs them all says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  (the customary name)
+from torch import Tensor, nn
+
+from prunecli import find_groups
+from prunecli.graph.trace import trace
+
+from .test_shortcuts import both_ways, plain, said
+
+ran: list[str] = []
+"""The blocks whose code ran since the test began."""
+
+
+@pytest.fixture(autouse=True)
+def _nobody_ran() -> None:
+    ran.clear()
+
+
+class Block(nn.Module):
+    """Two layers and a shortcut past them; its name is in what it notes, and nowhere in itself."""
+
+    def __init__(self, width: int = 8, hidden: int = 12) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(width, hidden), nn.LayerNorm(hidden)
+        self.second = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("Block")
+        return x + self.second(self.norm(self.first(x)).relu())
+
+
+class Convolutional(nn.Module):
+    """As in MobileNet: wider, in every channel by itself, narrower."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, 3 * width, 1, bias=False), nn.BatchNorm2d(3 * width), nn.ReLU6(inplace=True),
+            nn.Conv2d(3 * width, 3 * width, 3, padding=1, groups=3 * width), nn.BatchNorm2d(3 * width),
+            nn.Conv2d(3 * width, width, 1), nn.BatchNorm2d(width),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("Convolutional")
+        return x + self.body(x)
+
+
+class Attention(nn.Module):
+    """Attention whose heads are split by code, with a mask and a flag as further arguments."""
+
+    def __init__(self, width: int = 8, heads: int = 2) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, nn.LayerNorm(width)
+        self.into, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor, *, scaled: bool = True) -> tuple[Tensor, dict[str, Any]]:
+        ran.append("Attention")
+        parts = self.into(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts[0], parts[1], parts[2]
+        scores = query @ key.transpose(-1, -2)
+        scores = (scores / key.shape[-1] ** 0.5 if scaled else scores) + mask
+        mixed = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        return x + self.out(mixed), {"mask": mask, "scaled": scaled}
+
+
+class InPlace(nn.Module):
+    """Writes to what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("InPlace")
+        return self.layer(x.relu_())
+
+
+class Caching(nn.Module):
+    """Keeps something when it runs first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.times = nn.Linear(8, 8), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("Caching")
+        self.times += 1
+        return self.layer(x) * self.times
+
+
+class Views(nn.Module):
+    """Puts out its input, a view of it, and something new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ran.append("Views")
+        return x, x.unsqueeze(0), self.layer(x)
+
+
+class Chain(nn.Module):
+    """Blocks one after the other, and a head."""
+
+    def __init__(self, blocks: list[nn.Module], step: Callable[..., Tensor] | None = None) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Linear(5, 8), nn.ModuleList(blocks)
+        self.head = nn.Linear(8, 3)
+        self.step = step or (lambda block, x: block(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = self.step(block, x)
+        return self.head(x)
+
+
+class Pictures(nn.Module):
+    """Convolutional blocks, of which two stages are alike each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, then = [Convolutional() for _ in range(4)], [Convolutional(16) for _ in range(4)]
+        self.stem, self.first = nn.Conv2d(3, 8, 3), nn.Sequential(*first)
+        self.between, self.then = nn.Conv2d(8, 16, 3), nn.Sequential(*then)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.then(self.between(self.first(self.stem(x)).relu()))
+        return self.head(x.mean((2, 3)))
+
+
+def tied() -> nn.Module:
+    blocks = [Block() for _ in range(4)]
+    blocks[2].first.weight = blocks[0].first.weight
+    return Chain(blocks)
+
+
+def same_twice() -> nn.Module:
+    block = Block()
+    return Chain([block, Block(), block])
+
+
+def attending(block: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = block(x, x.new_zeros(4, 4), scaled=True)[0]
+    return out
+
+
+def of_views(block: nn.Module, x: Tensor) -> Tensor:
+    same, view, new = block(x)
+    out: Tensor = same + view[0] + new
+    return out
+
+
+OUTSIDE = nn.Parameter(torch.ones(8))
+
+
+class Outside(nn.Module):
+    """Reads a tensor that is nobody's: all it makes after the first is whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("Outside")
+        return self.layer(x) * OUTSIDE.to(x.device)
+
+
+def written(block: nn.Module, x: Tensor) -> Tensor:
+    other = x * 1
+    block(other[None])
+    return other
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
+    "blocks": (lambda: Chain([Block() for _ in range(5)]), (1, 4, 5), 1, 5),
+    "blocks of two kinds": (lambda: Chain([Block(), Block(8, 9), Block(), Block(8, 9)]), (1, 4, 5), 2, 4),
+    "stages": (Pictures, (1, 3, 12, 12), 2, 8),
+    "attention": (lambda: Chain([Attention() for _ in range(4)], attending), (1, 4, 5), 1, 4),
+    "tied weights": (tied, (1, 4, 5), 2, 4),
+    "one block twice": (same_twice, (1, 4, 5), 2, 3),
+    "views": (lambda: Chain([Views() for _ in range(4)], of_views), (1, 4, 5), 1, 4),
+    "writes to its input": (lambda: Chain([InPlace() for _ in range(3)]), (1, 4, 5), 1, 3),
+    "writes to what others see": (lambda: Chain([InPlace() for _ in range(3)], written), (1, 4, 5), 3, 3),
+    "changes itself": (lambda: Chain([Caching() for _ in range(3)]), (1, 4, 5), 3, 3),
+    "meets a constant": (lambda: Chain([Outside() for _ in range(3)]), (1, 4, 5), 2, 3),
+}
+"""Name -> network, shape of its input, and how many calls of blocks must run, of how many."""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_traces_say_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, shape, must_run, count = NETWORKS[name]
+    torch.manual_seed(0)
+    model, example = build().eval(), (torch.randn(shape),)
+    runs: list[int] = []
+
+    def follow() -> Any:
+        ran.clear()
+        found = said(trace(model, example))
+        runs.append(len(ran))
+        return found
+
+    shorter, longer = both_ways(monkeypatch, follow)
+    assert shorter == longer
+    assert runs[0] == must_run <= runs[1] == count
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_structures_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, shape, *_ = NETWORKS[name]
+    torch.manual_seed(0)
+    model, example = build().eval(), (torch.randn(shape),)
+    shorter, longer = both_ways(monkeypatch, lambda: plain(find_groups(model, example)))
+    assert shorter == longer
+
+
+class Fixed(nn.Module):
+    """Its code takes a part of what it made, by a number that only the dense width fits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 12), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("Fixed")
+        hidden = self.first(x).relu()
+        return x + self.second(hidden[..., :6] + F.gelu(hidden[..., -6:]))
+
+
+def test_what_fails_in_one_block_is_frozen_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, example = Chain([Fixed() for _ in range(4)]).eval(), (torch.randn(1, 4, 5),)
+    shorter, longer = both_ways(monkeypatch, lambda: find_groups(model, example))
+    assert [(each.name, each.width) for each in shorter.frozen] == [
+        (each.name, each.width) for each in longer.frozen
+    ]
+    assert not [group.name for group in shorter.groups if group.name.startswith("blocks")]
+
+
+def test_blocks_are_left_as_they_were() -> None:
+    model = Chain([Block() for _ in range(3)]).eval()
+    before = [dict(vars(module)) for module in model.modules()]
+    find_groups(model, (torch.randn(1, 4, 5),))
+    assert [dict(vars(module)) for module in model.modules()] == before
+
+
+def test_a_block_that_fails_is_told_of_by_name() -> None:
+    class Failing(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(x)  # another width is expected
+
+    model = Chain([Failing() for _ in range(3)]).eval()
+    with pytest.raises(Exception, match="in `blocks.0.second`"):
+        find_groups(model, (torch.randn(1, 4, 5),))

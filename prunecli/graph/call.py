@@ -157,10 +157,11 @@ class Call:
         return vectors[0]
 
     def split(self, label: Atoms, shape: Sequence[int]) -> list[Atoms]:
-        """Split a labelled dimension in parts; a part of length 1 is frozen."""
-        if len(shape) == 1:
-            return [label]
-        parts = self.tracer.constraints.split(label.reshape(shape))
+        """Split a labelled dimension in parts; a part of length 1 is frozen, and splits nothing."""
+        lengths = [length for length in shape if length > 1]
+        constraints = self.tracer.constraints
+        split = iter([label] if len(lengths) == 1 else constraints.split(label.reshape(lengths)))
+        parts = [next(split) if length > 1 else constraints.fresh(1) for length in shape]
         for part in parts:
             if part.size == 1:
                 self.freeze(part, "has a single position", expected=True)

@@ -75,15 +75,27 @@ class Constraints:
     statistics: list[Atoms] = field(default_factory=list)
     """Dimensions that a mean, a norm or a normalisation runs over."""
 
+    def __post_init__(self) -> None:
+        self._runs: dict[int, Atoms] = {}  # by identity; held, so that it stays their own
+
     def fresh(self, length: int) -> Atoms:
-        """Return `length` new atoms."""
+        """Return `length` new atoms: a run of integers, none of them atom 0."""
         atoms = np.arange(self.count, self.count + length, dtype=np.int64)
         self.count += length
+        if length:
+            self._runs[id(atoms)] = atoms
         return atoms
+
+    def is_run(self, atoms: Atoms) -> bool:
+        """Return whether this very label was made by `fresh`: it shares no atom with any other such label."""
+        return id(atoms) in self._runs
 
     def tie(self, left: Atoms, right: Atoms, reason: Reason) -> None:
         """State that equal positions go together; a position tied to atom 0 is frozen for `reason`."""
         if left is right:
+            return
+        if id(left) in self._runs and id(right) in self._runs and left.size == right.size:
+            self.ties.append((left, right))
             return
         frozen = (left == FROZEN_ATOM) | (right == FROZEN_ATOM)
         if frozen.any():
@@ -95,7 +107,8 @@ class Constraints:
 
     def freeze(self, atoms: Atoms, reason: Reason) -> None:
         """State that these positions never go."""
-        atoms = atoms[atoms != FROZEN_ATOM]
+        if id(atoms) not in self._runs:
+            atoms = atoms[atoms != FROZEN_ATOM]
         if atoms.size:
             self.freezes.append((atoms, reason))
 

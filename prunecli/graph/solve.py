@@ -114,12 +114,17 @@ class _Classes:
 
     def __init__(self, constraints: Constraints) -> None:
         self.reasons = (*(reason for _, reason in constraints.freezes), SPLIT_CONFLICT)
-        self.of = np.arange(constraints.count, dtype=np.int64)
-        self.reason_of = np.full(constraints.count, len(self.reasons), dtype=np.int64)
+        whole, parts = [], []
+        for left, right in constraints.ties:
+            is_whole = constraints.is_run(left) and constraints.is_run(right)
+            (whole if is_whole else parts).append((left, right))
+        count, self.of = _joined_runs(whole, constraints.count)
+        self.reason_of = np.full(count, len(self.reasons), dtype=np.int64)
         for index, (atoms, _) in reversed(list(enumerate(constraints.freezes))):
-            self.reason_of[atoms] = index
-        self.triples = _flat_triples(constraints.grids)
-        self._merge([pair for pair in constraints.ties])
+            self.reason_of[self.of[atoms]] = index
+        triples = _flat_triples(constraints.grids)
+        self.triples = _unique_columns(np.concatenate([self.of[triples[:3]], triples[3:]]))
+        self._merge([(self.of[left], self.of[right]) for left, right in parts])
 
     def infer(self) -> bool:
         """Draw every inference once; return whether anything changed.
@@ -173,14 +178,16 @@ class _Classes:
         return [(row[1:][fits], row[:-1][fits]), (column[1:][fits], column[:-1][fits])], outer
 
     def _merge(self, ties: Sequence[tuple[Ints, Ints]]) -> None:
-        """Join tied classes and renumber everything."""
+        """Join tied classes."""
+        ties = [pair for pair in ties if pair[0].size]
+        if not ties:
+            return
         count = self.reason_of.size
-        left = np.concatenate([pair[0] for pair in ties]) if ties else np.empty(0, np.int64)
-        right = np.concatenate([pair[1] for pair in ties]) if ties else np.empty(0, np.int64)
+        left, right = (np.concatenate(side) for side in zip(*ties, strict=True))
         edges = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(count, count))
-        new_count, new = connected_components(edges, directed=False)
+        found, new = connected_components(edges, directed=False)
         new = new.astype(np.int64)
-        reason_of = np.full(new_count, len(self.reasons), dtype=np.int64)
+        reason_of = np.full(found, len(self.reasons), dtype=np.int64)
         np.minimum.at(reason_of, new, self.reason_of)
         self.of, self.reason_of = new[self.of], reason_of
         if self.triples.size:
@@ -192,6 +199,38 @@ class _Classes:
         live = (cell != row) & (cell != column) & (self.reason_of[cell] == len(self.reasons))
         parts = _unique_columns(self.triples[:3, live])
         return Solution(self.of, self.reason_of, self.reasons, parts[0], parts[1], parts[2])
+
+
+def _joined_runs(ties: Sequence[tuple[Ints, Ints]], count: int) -> tuple[int, Ints]:
+    """Join runs of integers that are tied as wholes: return how many classes there are, and each atom's.
+
+    >>> _joined_runs([(np.array([3, 4]), np.array([1, 2]))], 6)
+    (4, array([0, 1, 2, 1, 2, 3]))
+    """
+    first: dict[int, int] = {}  # the start of a run -> that of an earlier one that it goes with
+    lengths: dict[int, int] = {}
+    for pair in ties:
+        left, right = (_follow(first, int(run[0])) for run in pair)
+        if left != right:
+            first[max(left, right)] = min(left, right)
+            lengths[max(left, right)] = pair[0].size
+    stands_for = np.arange(count, dtype=np.int64)
+    for start, length in lengths.items():
+        begin = _follow(first, start)
+        stands_for[start : start + length] = np.arange(begin, begin + length)
+    is_first = stands_for == np.arange(count)
+    numbers = np.cumsum(is_first) - 1
+    return int(numbers[-1]) + 1, numbers[stands_for]
+
+
+def _follow(first: dict[int, int], start: int) -> int:
+    """Return the earliest run that this one goes with; on the way, shorten the way."""
+    while (before := first.get(start)) is not None:
+        beyond = first.get(before)
+        if beyond is None:
+            return before
+        first[start] = start = beyond
+    return start
 
 
 def _same_parts(cell: Ints, row: Ints, column: Ints) -> list[tuple[Ints, Ints]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from prunecli.graph.call import Call
 from prunecli.graph.constraints import Constraints, Labels, Reason
 from prunecli.graph.regroup import regroup
 from prunecli.graph.solve import Solution, solve
+from prunecli.graph.tracer import Tracer
 
 BREAKS = st.lists(st.integers(0, 1), min_size=4, max_size=4)
 FACTORS = st.lists(st.sampled_from((1, 2, 3, 4)), min_size=1, max_size=4)
@@ -144,3 +149,33 @@ def test_atom_zero_freezes_what_it_is_tied_to(length: int) -> None:
     constraints.tie(atoms, np.zeros(length, dtype=np.int64), REASON)
     solution = solve(constraints)
     assert solution.is_frozen[solution.of[atoms]].all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=12), st.randoms())
+def test_labels_tied_as_wholes_are_joined_like_their_atoms(pairs: list[tuple[int, int]], draw: Any) -> None:
+    whole, single = Constraints(), Constraints()
+    labels = [whole.fresh(3 + place // 6) for place in range(8)]
+    for place in range(8):
+        single.fresh(3 + place // 6)
+    for left, right in pairs:
+        if labels[left].size == labels[right].size:
+            whole.tie(labels[left], labels[right], REASON)
+            single.tie(labels[left][:], labels[right][:], REASON)  # other objects: tied atom by atom
+    part = labels[draw.randrange(8)][:2]
+    for constraints in (whole, single):
+        constraints.tie(part, np.array([0, labels[7][0]]), REASON)
+        constraints.freeze(labels[0][2:], REASON)
+    one, other = solve(whole), solve(single)
+    assert np.array_equal(one.of, other.of)
+    assert np.array_equal(one.reason_of, other.reason_of)
+
+
+@pytest.mark.parametrize("shape", ((6, 1), (1, 6), (1, 6, 1)))
+def test_a_part_of_one_position_splits_nothing(shape: tuple[int, ...]) -> None:
+    tracer = Tracer(Constraints(), {}, {}, ())
+    label = tracer.constraints.fresh(6)
+    parts = Call(tracer, torch.ops.aten.view.default, (), {}).split(label, shape)
+    assert [part.size for part in parts] == list(shape)
+    solution = solve(tracer.constraints)
+    assert np.array_equal(solution.of[parts[shape.index(6)]], solution.of[label])
+    assert [bool(solution.is_frozen[solution.of[part]].any()) for part in parts] == [n == 1 for n in shape]

@@ -7,14 +7,14 @@ Networks repeat themselves, so the second time, results are made anew from what 
     the same operation on other shapes, where there is a formula for      results by the formula, if it
     them (`shapes.py`)                                                    was right the first time
 
-A formula says nothing of operands that do not fit together: those run, and fail as they do in torch.
+A formula says nothing of operands that do not fit together: those run, and fail as they do in torch. Whether
+it was right is remembered as long as the process lives; results, as long as one network is followed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -29,7 +29,7 @@ _PLAIN_TENSORS = frozenset({Tensor, nn.Parameter})
 _PLAIN_VALUES = frozenset(
     {int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
 )
-
+_INTEGERS = frozenset({int})
 
 _NEW: tuple[torch.dtype, ...] = (torch.complex128,)
 """Stands for a kind of call that has not been met; told by identity."""
@@ -45,18 +45,17 @@ class MetaKernels:
 
     def __init__(self) -> None:
         self._results: dict[Key, Maker] = {}
-        self._kinds: dict[Key, tuple[torch.dtype, ...] | None] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation, or return new tensors like those it returned before."""
-        kind = _kind_of(func)
+        kind = _KINDS.get(id(func)) or _kind_of(func)
         if kind.formula is not None and not kwargs:
-            found = self._by_formula(func, kind, kind.formula, args)
+            found = _by_formula(func, kind, kind.formula, args)
             if found is not None:
                 return found
         if not kind.is_functional:
             return func(*args, **kwargs)
-        key = _key_of(func, args, kwargs, _describe_exactly)
+        key = _key_of(func, args, kwargs)
         if key is None:
             return func(*args, **kwargs)
         known = self._results.get(key)
@@ -68,47 +67,28 @@ class MetaKernels:
             self._results[key] = maker
         return out
 
-    def _by_formula(self, func: Any, kind: _Kind, formula: Formula, args: tuple[Any, ...]) -> Any:
-        """Return results, or None where the formula does not apply or has been wrong."""
-        fixed = args
-        if formula.free:
-            fixed = tuple(None if place in formula.free else each for place, each in enumerate(args))
-        key = _key_of(func, fixed, {}, _describe_roughly)
-        if key is None or (kind.writes_first and not _is_alone(args)):
-            return None
-        dtypes = self._kinds.get(key, _NEW)
-        is_new = dtypes is _NEW
-        shapes = None if dtypes is None else formula.shapes(*args)
-        if dtypes is None or shapes is None:
-            return None
-        if is_new:
-            out = func(*args)
-            self._kinds[key] = _dtypes_if_right(out, shapes, args, kind)
-            return out
-        if kind.writes_first:
-            return args[0] if tuple(shapes[0]) == args[0].shape else None
-        if len(dtypes) == len(shapes) == 1:
-            return torch.empty(shapes[0], dtype=dtypes[0], device="meta")
-        made = [
-            torch.empty(shape, dtype=dtype, device="meta")
-            for shape, dtype in zip(shapes, dtypes, strict=True)
-        ]
-        return tuple(made)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Kind:
-    """What the schema of an operation says."""
+    """What is known of an operation."""
 
+    func: Any
+    """The operation itself: held, so that its id stays its own."""
     is_functional: bool
     """Whether it only reads its operands and returns new tensors."""
     writes_first: bool
     """Whether it writes its first operand, returns it, and does nothing else."""
     formula: Formula | None
+    believed: dict[Key, tuple[torch.dtype, ...] | None]
+    """Kinds of calls that ran once -> types of the results; None where the formula was wrong."""
 
 
-@cache
+_KINDS: dict[int, _Kind] = {}
+"""What is known of operations, by identity: it is torch's and holds for every network."""
+
+
 def _kind_of(func: Any) -> _Kind:
+    """Return what the schema of an operation says."""
     arguments, returns = func._schema.arguments, func._schema.returns
     is_functional = all(each.alias_info is None for each in (*arguments, *returns))
     written = [place for place, each in enumerate(arguments) if each.alias_info is not None]
@@ -120,19 +100,69 @@ def _kind_of(func: Any) -> _Kind:
         and torch.Tag.inplace_view not in func.tags
     )
     formula = formula_of(func) if is_functional or writes_first else None
-    return _Kind(is_functional, writes_first, formula)
+    found = _KINDS[id(func)] = _Kind(func, is_functional, writes_first, formula, {})
+    return found
 
 
-def _key_of(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], describe: Callable[[Tensor], Key | None]
-) -> Key | None:
+def _by_formula(func: Any, kind: _Kind, formula: Formula, args: tuple[Any, ...]) -> Any:
+    """Return results, or None where the formula does not apply or has been wrong."""
+    key = _rough_key(args, formula.free)
+    if key is None or (kind.writes_first and not _is_alone(args)):
+        return None
+    dtypes = kind.believed.get(key, _NEW)
+    if dtypes is None:
+        return None
+    shapes = formula.shapes(*args)
+    if shapes is None:
+        return None
+    if dtypes is _NEW:
+        out = func(*args)
+        kind.believed[key] = _dtypes_if_right(out, shapes, args, kind)
+        return out
+    if kind.writes_first:
+        return args[0] if tuple(shapes[0]) == args[0].shape else None
+    if len(shapes) == 1:
+        return torch.empty(shapes[0], dtype=dtypes[0], device="meta")
+    return tuple(
+        [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)]
+    )
+
+
+def _rough_key(args: tuple[Any, ...], free: frozenset[int]) -> Key | None:
+    """Return all that decides whether a formula holds; None where more than plain values might matter.
+
+    Args:
+        args: what the operation is given.
+        free: the places of arguments that only shapes depend on.
+    """
+    key: list[Any] = [torch.get_default_dtype()]
+    for place, value in enumerate(args):
+        kind = type(value)
+        if place in free:
+            key.append(None)
+        elif kind in _PLAIN_TENSORS:
+            described = _describe_roughly(value)
+            if described is None:
+                return None
+            key.append(described)
+        elif kind in _PLAIN_VALUES:
+            key.append(kind)  # 1, 1.0 and True are equal
+            key.append(value)
+        elif kind is list and _INTEGERS.issuperset(map(type, value)):
+            key.append(tuple(value))
+        elif not _add((value,), key, _describe_roughly):
+            return None
+    return tuple(key)
+
+
+def _key_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
     """Return all that the result depends on, or None where more than plain values might matter."""
-    key: list[Any] = [id(func)]  # hashed sooner; `_kind_of` holds the function, so that the id stays its own
-    if not _add(args, key, describe):
+    key: list[Any] = [id(func), torch.get_default_dtype()]
+    if not _add(args, key, _describe_exactly):
         return None
     for name, value in kwargs.items():
         key.append(name)
-        if not _add((value,), key, describe):
+        if not _add((value,), key, _describe_exactly):
             return None
     return tuple(key)
 
@@ -142,7 +172,7 @@ def _add(values: Iterable[Any], key: list[Any], describe: Callable[[Tensor], Key
     for value in values:
         kind = type(value)
         if kind in _PLAIN_TENSORS:
-            described = describe(value) if value.is_meta and value.layout is torch.strided else None
+            described = describe(value)
             if described is None:
                 return False
             key.append(described)
@@ -160,15 +190,20 @@ def _add(values: Iterable[Any], key: list[Any], describe: Callable[[Tensor], Key
 
 
 def _describe_exactly(tensor: Tensor) -> Key | None:
-    return None if tensor.is_complex() else (tensor.shape, tensor.stride(), tensor.dtype)
+    if not tensor.is_meta or tensor.layout is not torch.strided or tensor.is_complex():
+        return None
+    return tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _describe_roughly(tensor: Tensor) -> Key | None:
     """Return what formulas do not know of, for tensors in the usual order and matrices turned over."""
-    is_turned = not tensor.is_contiguous()
-    if tensor.is_complex() or (is_turned and not (tensor.dim() == 2 and tensor.t().is_contiguous())):
+    dtype = tensor.dtype
+    if not tensor.is_meta or tensor.layout is not torch.strided or dtype.is_complex:
         return None
-    return (tensor.dtype, is_turned, *[length if length < 2 else 2 for length in tensor.shape])
+    is_turned = not tensor.is_contiguous()
+    if is_turned and not (tensor.dim() == 2 and tensor.t().is_contiguous()):
+        return None
+    return dtype, is_turned, *[length if length < 2 else 2 for length in tensor.shape]
 
 
 def _is_alone(args: tuple[Any, ...]) -> bool:

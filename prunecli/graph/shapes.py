@@ -127,6 +127,55 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Shapes | None:
     return [tuple(first)]
 
 
+def _reduced(data: Tensor, dims: Sequence[int] | None = None, keeps: bool = False) -> Shapes | None:
+    count = data.dim()
+    if type(dims) not in (list, tuple, type(None)) or any(not -count <= dim < count for dim in dims or ()):
+        return None
+    gone = {dim % count for dim in dims or range(count)}
+    if keeps:
+        return [tuple(1 if dim in gone else length for dim, length in enumerate(data.shape))]
+    return [tuple(length for dim, length in enumerate(data.shape) if dim not in gone)]
+
+
+def _max_pool(
+    data: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), up: bool = False,
+) -> Shapes | None:  # fmt: skip
+    found = _pooled(data, kernel, stride, padding, dilation, up)
+    return None if found is None else [found, found]
+
+
+def _average_pool(
+    data: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    up: bool = False, *_: Any,
+) -> Shapes | None:  # fmt: skip
+    found = _pooled(data, kernel, stride, padding, (1,), up)
+    return None if found is None else [found]
+
+
+def _pooled(data: Tensor, *numbers: Any) -> Shape | None:
+    """Return the shape of an image whose last two dimensions are pooled; the last number says to round up."""
+    *windows, up = numbers
+    kernel, stride, padding, dilation = (list(each) * 2 if len(each) == 1 else list(each) for each in windows)
+    stride = stride or kernel
+    if (
+        data.dim() != 4
+        or any(len(each) != 2 for each in (kernel, stride, padding, dilation))
+        or min(stride) < 1
+    ):
+        return None
+    places = []
+    for length, size, step, pad, reach in zip(data.shape[2:], kernel, stride, padding, dilation, strict=True):
+        room = length + 2 * pad - reach * (size - 1) - 1
+        found = (room + (step - 1 if up else 0)) // step + 1
+        if up and (found - 1) * step >= length + pad:  # the last window has to start inside
+            found -= 1
+        if room < 0 or pad > size // 2:
+            return None
+        places.append(found)
+    return (*data.shape[:2], *places)
+
+
 _POINTWISE: Final = frozenset(
     {"hardtanh", "hardswish", "hardsigmoid", "gelu", "elu", "celu", "selu", "softplus", "clone"}
 )
@@ -141,5 +190,9 @@ _FORMULAS: Final = {
     "addmm": Formula(_addmm),
     "bmm": Formula(_bmm),
     "cat": Formula(_cat),
-    "roll": Formula(_like_first),
+    "mean": Formula(_reduced),
+    "sum": Formula(_reduced),
+    "max_pool2d_with_indices": Formula(_max_pool),
+    "avg_pool2d": Formula(_average_pool),
+    **dict.fromkeys(("roll", "_softmax", "_log_softmax", "_safe_softmax"), Formula(_like_first)),
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunecli.graph.kernels import MetaKernels, _kind_of
+from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.shapes import Formula
 
 aten = torch.ops.aten
@@ -79,6 +79,8 @@ def batch_norm(channels: int, training: bool) -> tuple[Any, ...]:
     return (blank(1, channels, 6, 6), *owned, training, 0.1, 1e-5)
 
 
+KINDS = (torch.float32, torch.bool, torch.int32)
+SIZES = range(5, 12)
 BY_FORMULA: list[list[tuple[Any, tuple[Any, ...]]]] = [
     [
         (aten.convolution.default, convolution(*sizes))
@@ -103,6 +105,35 @@ BY_FORMULA: list[list[tuple[Any, tuple[Any, ...]]]] = [
     [(aten.gt.Scalar, (blank(n), 0)) for n in (3, 5)],
     [(aten.roll.default, (blank(1, n, 6), [2], [1])) for n in (3, 5)],
     [(aten.clone.default, (turned(n, 4),)) for n in (3, 5)],
+    [(aten.mean.dim, (blank(1, n, 6, 6), [2, 3], True)) for n in (3, 4, 1)],
+    [(aten.mean.dim, (blank(1, n, 6, 6), [-1, -2])) for n in (3, 4, 1)],
+    [(aten.mean.dim, (blank(1, n, 6), dims)) for n in (3, 4) for dims in (None, [])],
+    [(aten.mean.default, (blank(1, n, 6),)) for n in (3, 4)],
+    [(aten.sum.dim_IntList, (blank(2, n, dtype=kind), [0])) for n in (3, 4) for kind in KINDS],
+    [(aten.sum.default, (blank(n, dtype=kind),)) for n in (3, 4) for kind in KINDS],
+    [(aten._softmax.default, (blank(2, n), -1, False)) for n in (3, 4)],
+    *(
+        [
+            (aten.max_pool2d_with_indices.default, (blank(1, n, size, 9), *window))
+            for n in (3, 4)
+            for size in SIZES
+        ]
+        for window in (
+            ([2, 2],),
+            ([3], [2], [1]),
+            ([3, 2], [2, 1], [1, 0], [2, 1]),
+            ([3, 3], [2, 2], [0, 0], [1, 1], True),
+        )
+    ),
+    *(
+        [(aten.avg_pool2d.default, (blank(1, n, size, 9), *window)) for n in (3, 4) for size in SIZES]
+        for window in (
+            ([2, 2],),
+            ([3, 3], [2], [1]),
+            ([3, 3], [2, 2], [1, 1], True, False),
+            ([2, 2], [3, 3], [0, 0], True),
+        )
+    ),
 ]
 
 
@@ -116,6 +147,11 @@ def test_formulas_give_what_running_gives(calls: list[tuple[Any, tuple[Any, ...]
 MISFITS: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = [
     (aten.convolution.default, convolution(4, 8, 1), (blank(1, 5, 6, 6), *convolution(4, 8, 1)[1:])),
     (aten.convolution.default, convolution(4, 8, 1), convolution(4, 8, 1, 9, 6)),
+    (aten.max_pool2d_with_indices.default, (IMAGE, [2, 2]), (IMAGE, [7, 7])),
+    (aten.max_pool2d_with_indices.default, (IMAGE, [2, 2], [1, 1]), (IMAGE, [2, 2], [1, 0])),
+    (aten.max_pool2d_with_indices.default, (IMAGE, [2, 2], [2, 2]), (IMAGE, [2, 2], [2, 2, 2])),
+    (aten.mean.dim, (IMAGE, [2, 3]), (IMAGE, [3, 4])),
+    (aten.mean.dim, (IMAGE, [2, 3]), (IMAGE, [3, 3])),
     (
         aten.native_layer_norm.default,
         (blank(2, 5), [5], None, None, 1e-5),
@@ -144,13 +180,10 @@ def test_operands_that_do_not_fit_fail_after_those_that_do(
 def test_a_formula_that_was_wrong_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Formula(lambda data, *_: [(*data.shape, 2)])
     monkeypatch.setattr("prunecli.graph.kernels.formula_of", lambda func: wrong)
-    _kind_of.cache_clear()
+    monkeypatch.setattr("prunecli.graph.kernels._KINDS", {})
     kernels = MetaKernels()
-    try:
-        for width in (3, 3, 4, 5):
-            assert kernels.run(aten.relu.default, (blank(width),), {}).shape == (width,)
-    finally:
-        _kind_of.cache_clear()
+    for width in (3, 3, 4, 5):
+        assert kernels.run(aten.relu.default, (blank(width),), {}).shape == (width,)
 
 
 def test_what_is_written_in_place_is_returned_itself() -> None:
@@ -189,3 +222,14 @@ def test_a_call_that_fails_fails_every_time() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError):
             kernels.run(aten.mm.default, (blank(2, 3), blank(4, 5)), {})
+
+
+def test_types_follow_the_default_of_the_moment() -> None:
+    kernels, default = MetaKernels(), torch.get_default_dtype()
+    try:
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            torch.set_default_dtype(dtype)
+            assert kernels.run(aten.sigmoid.default, (blank(3, dtype=torch.int64),), {}).dtype == dtype
+            assert kernels.run(aten.empty.memory_format, ([3],), {"device": "meta"}).dtype == dtype
+    finally:
+        torch.set_default_dtype(default)

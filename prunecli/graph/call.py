@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from prunecli.graph.constraints import UNIFORM, Atoms, Label, Labels, Reason
+from prunecli.graph.constraints import FROZEN_ATOM, UNIFORM, Atoms, Label, Labels, Reason
 from prunecli.graph.findings import Flow, Tag
 from prunecli.graph.structure import Role
 
@@ -83,6 +83,7 @@ def signature_of(func: Any) -> Signature:
     )
 
 
+_SINGLE = np.full(1, FROZEN_ATOM)
 _MAY_BE_NUMBERS = frozenset({"number", "float", "Optional[float]", "Optional[number]", "Tensor"})
 
 
@@ -157,15 +158,11 @@ class Call:
         return vectors[0]
 
     def split(self, label: Atoms, shape: Sequence[int]) -> list[Atoms]:
-        """Split a labelled dimension in parts; a part of length 1 is frozen, and splits nothing."""
+        """Split a labelled dimension in parts; a part of length 1 stays, and splits nothing."""
         lengths = [length for length in shape if length > 1]
         constraints = self.tracer.constraints
         split = iter([label] if len(lengths) == 1 else constraints.split(label.reshape(lengths)))
-        parts = [next(split) if length > 1 else constraints.fresh(1) for length in shape]
-        for part in parts:
-            if part.size == 1:
-                self.freeze(part, "has a single position", expected=True)
-        return parts
+        return [next(split) if length > 1 else _SINGLE for length in shape]
 
     def note_size(self, label: Label) -> None:
         """Note that the running module was given the length of a labelled dimension."""

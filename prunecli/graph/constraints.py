@@ -92,10 +92,7 @@ class Constraints:
 
     def tie(self, left: Atoms, right: Atoms, reason: Reason) -> None:
         """State that equal positions go together; a position tied to atom 0 is frozen for `reason`."""
-        if left is right:
-            return
-        if id(left) in self._runs and id(right) in self._runs and left.size == right.size:
-            self.ties.append((left, right))
+        if left is right or self.tie_runs(left, right):
             return
         frozen = (left == FROZEN_ATOM) | (right == FROZEN_ATOM)
         if frozen.any():
@@ -104,6 +101,13 @@ class Constraints:
         differs = left != right
         if differs.any():
             self.ties.append((left[differs], right[differs]))
+
+    def tie_runs(self, left: Atoms, right: Atoms) -> bool:
+        """Tie two labels if both were made by `fresh`; return whether they were."""
+        are_runs = left.size == right.size and id(left) in self._runs and id(right) in self._runs
+        if are_runs:
+            self.ties.append((left, right))
+        return are_runs
 
     def freeze(self, atoms: Atoms, reason: Reason) -> None:
         """State that these positions never go."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 
 from prunecli import find_groups
-from prunecli.graph.shortcuts import SHORTCUTS
+from prunecli.graph.shortcuts import SHORTCUTS, activation
 from prunecli.graph.trace import Trace, trace
 from prunecli.graph.tracer import Tracer
 
@@ -102,6 +102,13 @@ def _add_to_a_view(x: Tensor, other: Tensor) -> Tensor:
     return x
 
 
+def _write_into_what_is_alike(net: _Odd, x: Tensor) -> Tensor:
+    """Write a part of what was the same everywhere, and let it meet positions that differ."""
+    spread = x.mean((2, 3), keepdim=True) + torch.zeros(1, 8, 8, 8, device=x.device)
+    spread[:, :, :4].relu_()
+    return spread + net.shift
+
+
 def _keep_order(x: Tensor) -> Tensor:
     return x + x.flip(1)
 
@@ -139,6 +146,28 @@ ODD: dict[str, Callable[[_Odd, Tensor], Tensor]] = {
     "bounds": lambda _, x: F.hardtanh(x, -2.0, 3.0),
     "a form of gelu": lambda _, x: F.gelu(x, approximate="tanh"),
     "positions are searched": lambda _, x: x + x.argmax(1, keepdim=True).relu(),
+    "a part of what is the same everywhere is written": _write_into_what_is_alike,
+    "a multiple": lambda _, x: (x * 2.0 + 3) * 4,
+    "multiplied in place": lambda net, x: net.norm(x).mul_(x),
+    "multiplied by what has a view": lambda _, x: x[:, :4].mul_(x[:, 4:]).repeat(1, 2, 1, 1),
+    "multiplied by one number per channel": lambda _, x: x * x.mean((2, 3), keepdim=True),
+    "one number per channel, multiplied": lambda _, x: x.mean((3, 2), keepdim=True).sigmoid() * x,
+    "multiplied by one number per place": lambda _, x: x * x.mean(1, keepdim=True),
+    "multiplied by fewer dimensions": lambda _, x: x * x.mean((0, 2, 3))[:, None, None],
+    "multiplied by a parameter": lambda net, x: x * net.shift,
+    "multiplied by a constant": lambda _, x: x * torch.ones(1, 8, 1, 1, device=x.device),
+    "means of one": lambda _, x: x * x.mean() + x.mean().mean(0),
+    "means of all": lambda _, x: x + x.mean((0, 1, 2, 3)) + x.mean(()) + x.mean((0, 1, 2, 3), keepdim=True),
+    "means in another type": lambda _, x: x + x.mean((2, 3), keepdim=True, dtype=torch.float64).float(),
+    "means of positions in order": lambda net, x: x + net.shift.mean((2, 3), keepdim=True),
+    "a filter for every channel, shared": lambda net, x: F.conv2d(
+        x, net.deep.weight[:1].repeat(8, 1, 1, 1), padding=1, groups=8
+    ),
+    "a filter for every channel, without bias": lambda net, x: F.conv2d(
+        x, net.deep.weight, padding=1, groups=8
+    ),
+    "two filters for every channel": lambda net, x: F.conv2d(x[:, :4], net.deep.weight, padding=1, groups=4),
+    "two groups": lambda net, x: F.conv2d(x[:, :2], net.deep.weight, padding=1, groups=2),
     "an empty tensor": lambda _, x: x + torch.empty(0, device=x.device).sum(),
 }
 
@@ -155,6 +184,13 @@ def test_whatever_is_unusual_is_told_alike(
     assert shorter == longer
 
 
+@pytest.mark.parametrize("func", [f for f, each in SHORTCUTS.items() if each is activation], ids=str)
+def test_activations_are_told_alike(func: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _Odd(lambda net, x: func(net.norm(x)) if x.is_meta else x).eval()
+    shorter, longer = both_ways(monkeypatch, lambda: said(trace(model, IMAGE)))
+    assert shorter == longer
+
+
 def test_every_shortcut_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = set()
     for func, shortcut in SHORTCUTS.items():
@@ -166,7 +202,7 @@ def test_every_shortcut_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             return out
 
         monkeypatch.setitem(SHORTCUTS, func, noting)
-    trace(_Odd(lambda net, x: (x + net.norm(x)).relu()).eval(), IMAGE)
+    trace(_Odd(lambda net, x: (x + net.norm(x)).relu() * x.mean((2, 3), keepdim=True)).eval(), IMAGE)
     assert taken == {shortcut.__name__ for shortcut in (*map(_own, SHORTCUTS.values()),)}
 
 

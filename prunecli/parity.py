@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from prunecli.errors import ProofError
 from prunecli.graph.borrowing import WithoutNoise, eval_mode, kept_rng, set_mode
-from prunecli.graph.copying import copy_module, named_tensors, same_bits
+from prunecli.graph.copying import copy_module, named_tensors, same_bits, walk
 from prunecli.graph.cutting import cut, slice_tensor
 from prunecli.graph.masked import run_masked
 from prunecli.graph.not_finite import where_not_finite
@@ -349,7 +349,7 @@ def _norms(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
 
 
 def _train_without_noise(model: nn.Module) -> None:
-    set_mode(model, training=True)
+    set_mode(walk(model), training=True)
     for module in model.modules():
         if isinstance(module, _STILL):
             module.eval()

@@ -14,8 +14,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from prunecli.graph.copying import walk
-
 OF_TRACER: Final[Any] = "prunecli"
 """The key of hooks that are ours, and say nothing of a module. They are put in place without handles, which
 take longer than all calls of the hooks."""
@@ -100,14 +98,18 @@ class Kinds:
         return tuple(parts)
 
 
-def repeated_blocks(model: nn.Module, kinds: Kinds) -> dict[str, nn.Module]:
-    """Return the modules made of others that have their like in the model: the outermost ones, by name.
+def repeated_blocks(modules: Iterable[tuple[str, nn.Module]], kinds: Kinds) -> dict[str, nn.Module]:
+    """Return the modules made of others that have their like in a model: the outermost ones, by name.
+
+    Args:
+        modules: those of the model, from the root down.
+        kinds: what tells whether modules are alike.
 
     >>> pair = [nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(2)]
-    >>> list(repeated_blocks(nn.Sequential(*pair, nn.Linear(2, 2)), Kinds()))
+    >>> list(repeated_blocks(nn.Sequential(*pair, nn.Linear(2, 2)).named_modules(), Kinds()))
     ['0', '1']
     """
-    made_of_others = [(name, module) for name, module in walk(model)[1:] if module._modules]
+    made_of_others = [(name, module) for name, module in modules if name and module._modules]
     numbers = [kinds.of(module) for _, module in made_of_others]
     counts = Counter(number for number in numbers if number != NOT_COMPARABLE)
     blocks: dict[str, nn.Module] = {}

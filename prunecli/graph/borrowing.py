@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,9 +47,9 @@ def kept_rng() -> Iterator[None]:
             torch.mps.set_rng_state(mps)
 
 
-def set_mode(model: nn.Module, *, training: bool) -> None:
+def set_mode(modules: Iterable[tuple[str, nn.Module]], *, training: bool) -> None:
     """Set the mode of every module; not by `.train()`, which some models override to rewrite weights."""
-    for _, module in walk(model):
+    for _, module in modules:
         if module.training is not training:
             module.training = training
 
@@ -57,8 +57,9 @@ def set_mode(model: nn.Module, *, training: bool) -> None:
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module in eval mode, and give each its own mode back."""
-    modes = {module: module.training for _, module in walk(model)}
-    set_mode(model, training=False)
+    modules = walk(model)
+    modes = {module: module.training for _, module in modules}
+    set_mode(modules, training=False)
     try:
         yield
     finally:

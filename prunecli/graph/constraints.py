@@ -120,6 +120,12 @@ class Constraints:
         """Freeze for a reason that is told before those found while tracing."""
         self.freezes.insert(0, (atoms, reason))
 
+    def onwards(self) -> Constraints:
+        """Return a place for further statements, of these atoms and of new ones, to be added later."""
+        later = Constraints(self.count, freezes=[])
+        later._runs = self._runs
+        return later
+
     def extend(self, others: Constraints) -> None:
         """Add what was stated of these atoms and of new ones, which go on from the last of these."""
         self.count = others.count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,18 @@ def parameter_names(model: nn.Module) -> set[str]:
     return members(model)[1]
 
 
-def members(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
-    """Return `named_tensors` and `parameter_names`, in one walk."""
+def members(
+    model: nn.Module, modules: Sequence[tuple[str, nn.Module]] | None = None
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Return `named_tensors` and `parameter_names`, in one walk, or in none where that was done.
+
+    Args:
+        model: any module.
+        modules: what `walk(model)` returned.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    parameters, buffers = _members(model)
+    parameters, buffers = _members(model, modules)
     _add_new(parameters, found, seen)
     names = set(found)
     _add_new(buffers, found, seen)
@@ -40,12 +47,13 @@ def _add_new(named: Iterable[tuple[str, Tensor]], found: dict[str, Tensor], seen
 
 
 def _members(
-    model: nn.Module, *, repeated: bool = False
+    model: nn.Module, modules: Sequence[tuple[str, nn.Module]] | None = None, *, repeated: bool = False
 ) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
     """Return what `named_parameters` and `named_buffers` yield, in one walk unless they are overridden.
 
     Args:
         model: any module.
+        modules: what `walk` returned for it.
         repeated: by all names of a tensor; otherwise at least by the first.
     """
     kind = type(model)
@@ -54,7 +62,7 @@ def _members(
         unique = not repeated
         return model.named_parameters(remove_duplicate=unique), model.named_buffers(remove_duplicate=unique)
     parameters, buffers = [], []
-    for name, module in walk(model, repeated=repeated):
+    for name, module in walk(model, repeated=repeated) if modules is None else modules:
         prefix = f"{name}." if name else ""
         if module._parameters:
             parameters += [
@@ -131,13 +139,14 @@ def copy_module(
         TraceError: a module holds something that cannot be copied.
     """
     memo: dict[int, object] = {}
-    for name, tensor in named_tensors(model).items():
+    modules = walk(model)
+    for name, tensor in members(model, modules)[0].items():
         replacement = replace(name, tensor)
         if isinstance(tensor, nn.Parameter):
             trains = tensor.requires_grad and replacement.is_floating_point()
             replacement = nn.Parameter(replacement, requires_grad=trains)
         memo[id(tensor)] = replacement
-    for _, module in walk(model):
+    for _, module in modules:
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in memo:
                 detached = value.detach()

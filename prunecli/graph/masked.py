@@ -128,7 +128,7 @@ class _Masks(Constraints):
 class _MaskedRun(Tracer):
     """Carries the masks through a forward pass and keeps statistics to what stays."""
 
-    takes_shortcuts = False
+    takes_shortcuts = skips_repeats = False
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from prunecli.graph.alike import PLAIN, repeated_blocks
 from prunecli.graph.calls import CallWatch, Counts
-from prunecli.graph.constraints import FROZEN_ATOM, Atoms, Constraints
+from prunecli.graph.constraints import FROZEN_ATOM, Atoms
 from prunecli.graph.findings import Findings, Tag, Watched
 from prunecli.graph.recording import CannotRepeat, Given, Recording, Said, Sites
 from prunecli.graph.tracer import Seen, Tracer
@@ -40,18 +40,20 @@ class Repeats(AbstractContextManager[None]):
 
     Args:
         tracer: what follows the pass.
-        model: the module that runs; nobody else may run it meanwhile.
+        modules: those of the model, from the root down, by name; nobody else may run it meanwhile.
         watch: who counts the calls of torch functions, if anybody.
     """
 
-    def __init__(self, tracer: Tracer, model: nn.Module, watch: CallWatch | None = None) -> None:
-        self._tracer, self._model, self._watch = tracer, model, watch
+    def __init__(
+        self, tracer: Tracer, modules: Sequence[tuple[str, nn.Module]], watch: CallWatch | None = None
+    ) -> None:
+        self._tracer, self._modules, self._watch = tracer, modules, watch
         self._blocks: dict[str, nn.Module] = {}
         self._owned: dict[str, list[tuple[str, Tensor]]] = {}
         self._known: dict[Key, _Known | None] = {}
 
     def __enter__(self) -> None:
-        self._blocks = repeated_blocks(self._model, self._tracer.kinds)
+        self._blocks = repeated_blocks(self._modules, self._tracer.kinds)
         self._tracer.blocks = {name: self._tracer.kinds.of(block) for name, block in self._blocks.items()}
         self._owned = _sort_into(self._blocks, self._tracer.tensors)
         for name, block in self._blocks.items():
@@ -71,6 +73,7 @@ class Repeats(AbstractContextManager[None]):
                 call = _look(self._tracer, name, self._tracer.blocks[name], self._owned[name], (args, kwargs))
             known = None if call is None else self._known.get(call.key)
             if call is not None and known is not None:
+                self._tracer.repeated.append(block)
                 return self._repeat(call, known)
         if call is None or call.key in self._known:
             return type(block).forward(block, *args, **kwargs)
@@ -81,7 +84,7 @@ class Repeats(AbstractContextManager[None]):
         tracer, watch = self._tracer, self._watch
         constraints, findings = tracer.constraints, tracer.findings
         counts = None if watch is None else watch.so_far
-        said = Said(constraints.count, Constraints(constraints.count, freezes=[]), Findings(), Counter())
+        said = Said(constraints.count, constraints.onwards(), Findings(), Counter())
         before = [(seen.tag, seen.root, seen.is_aliased) for seen in call.seen]
         tracer.constraints, tracer.findings = said.constraints, said.findings
         if watch is not None:

@@ -114,7 +114,8 @@ class _Classes:
 
     def __init__(self, constraints: Constraints) -> None:
         self.reasons = (*(reason for _, reason in constraints.freezes), SPLIT_CONFLICT)
-        whole, parts = [], []
+        whole: list[tuple[Ints, Ints]] = []
+        parts: list[tuple[Ints, Ints]] = []
         for left, right in constraints.ties:
             is_whole = constraints.is_run(left) and constraints.is_run(right)
             (whole if is_whole else parts).append((left, right))

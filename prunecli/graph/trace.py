@@ -25,7 +25,7 @@ from prunecli.graph.borrowing import set_mode
 from prunecli.graph.call import tensors_given
 from prunecli.graph.calls import CallWatch
 from prunecli.graph.constraints import UNIFORM, Constraints, Label, Labels, Reason
-from prunecli.graph.copying import clean_copy, copy_to_meta, members, named_tensors
+from prunecli.graph.copying import clean_copy, copy_to_meta, members, named_tensors, walk
 from prunecli.graph.findings import Findings, Flow, Path, Watched, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
@@ -54,7 +54,8 @@ class Trace:
     kernels: MetaKernels
     """What operations returned on the meta device, for those who follow the model again."""
     blocks: Mapping[str, int]
-    """Modules that have their like in the model, the outermost ones -> a number for their kind."""
+    """Modules that have their like in the model, the outermost ones -> a number for their kind; none where
+    what they are alike in changes in a pass."""
     unsteady: set[str] = field(default_factory=set)
     """Modules that take another path when they run again, cut or not (caches)."""
     follows_training: bool = False
@@ -96,10 +97,11 @@ def trace(model: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Trace:
 def prepare(copy: nn.Module, rewritten: Mapping[str, str]) -> nn.Module:
     """Make a copy ready to be followed: twins installed, eval mode, no gradients."""
     install(copy, rewritten)
-    for parameter in named_tensors(copy).values():
-        if isinstance(parameter, nn.Parameter) and parameter.is_leaf:
+    modules = walk(copy)
+    for parameter in members(copy, modules)[0].values():
+        if isinstance(parameter, nn.Parameter) and parameter.requires_grad and parameter.is_leaf:
             parameter.requires_grad_(False)
-    set_mode(copy, training=False)
+    set_mode(modules, training=False)
     return copy
 
 
@@ -116,9 +118,9 @@ def run(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs, *, sites: 
     args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().to(tracer.device), (args, kwargs))
     tree_map_only(Tensor, tracer.tag_input, (args, kwargs))
     counting = _Watch(tracer) if sites else None
-    watch = counting or _Listener(tracer)
-    repeats = Repeats(tracer, model, counting) if tracer.takes_shortcuts else nullcontext()
-    with plain_kernels(), tracer.follow(model), repeats, torch.no_grad(), watch, tracer:
+    watch, modules = counting or _Listener(tracer), walk(model)
+    repeats = Repeats(tracer, modules, counting) if tracer.skips_repeats else nullcontext()
+    with plain_kernels(), tracer.follow(modules), repeats, torch.no_grad(), watch, tracer:
         return model(*args, **kwargs)
 
 
@@ -142,6 +144,7 @@ def _trace_copy(
     rewritten: dict[str, str],
     *,
     settled: bool = False,
+    skips_repeats: bool = True,
 ) -> Trace:
     """Trace a copy that nobody else runs, so that what code caches on first use is seen being made."""
     runner = copy()
@@ -149,11 +152,16 @@ def _trace_copy(
     tensors, parameters = members(runner)
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
+    tracer.skips_repeats &= skips_repeats
     tracer.kinds.of(runner)
     outputs = run(tracer, runner, args, kwargs, sites=True)
     if not settled and _shapes(named_tensors(runner)) != _shapes(tensors):
         grown = runner  # buffers got their size just now
-        return _trace_copy(lambda: clean_copy(grown), args, kwargs, rewritten, settled=True)
+        return _trace_copy(
+            lambda: clean_copy(grown), args, kwargs, rewritten, settled=True, skips_repeats=skips_repeats
+        )
+    if any(map(tracer.kinds.has_changed, tracer.repeated)):  # somebody sets what they are alike in
+        return _trace_copy(copy, args, kwargs, rewritten, settled=settled, skips_repeats=False)
     tracer.close(outputs)
     shapes = [tuple(output.shape) for output in tensors_in(outputs)]
     if not shapes:
@@ -163,9 +171,9 @@ def _trace_copy(
         )
     path = tracer.findings.path_so_far()
     needs_training = bool(parameters - tracer.findings.used.keys())
-    is_as_new = not needs_training and tracer.device.type == "meta" and not tracer.kinds.has_changed(runner)
+    is_as_new = tracer.device.type == "meta" and not tracer.kinds.has_changed(runner, tracer.repeated)
     result = Trace(
-        runner if is_as_new else copy(),
+        runner if is_as_new and not needs_training else copy(),
         labels,
         constraints,
         tracer.findings,
@@ -190,11 +198,12 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def run_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> None:
     """Follow the training path with two samples."""
     doubled = tree_map_only(Tensor, lambda tensor: torch.cat([tensor, tensor]), (args, kwargs))
-    set_mode(model, training=True)
+    modules = walk(model)
+    set_mode(modules, training=True)
     try:
         tracer.close(run(tracer, model, *doubled))
     finally:
-        set_mode(model, training=False)
+        set_mode(modules, training=False)
 
 
 def _follow_training(tracer: Tracer, model: nn.Module, args: Args, kwargs: Kwargs) -> bool:

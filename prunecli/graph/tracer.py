@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from prunecli.graph.alike import OF_TRACER, Kinds
 from prunecli.graph.call import SIZE_TAKING, Call, tensors_given
 from prunecli.graph.constraints import IS_OUTPUT, UNIFORM, Atoms, Constraints, Labels, Reason
-from prunecli.graph.copying import walk
 from prunecli.graph.findings import Findings, Flow, Path, Tag, label_arrays
 from prunecli.graph.kernels import MetaKernels
 from prunecli.graph.outputs import tensors_in
@@ -56,6 +55,8 @@ class Tracer(TorchDispatchMode):
 
     takes_shortcuts = True
     """Whether operations may be followed without `execute` and `finish`."""
+    skips_repeats = True
+    """Whether a block that repeats another may be answered for, instead of running."""
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class Tracer(TorchDispatchMode):
         self.kinds = Kinds()
         self.blocks: dict[str, int] = {}
         """Modules that have their like in the model -> a number for their kind."""
+        self.repeated: list[nn.Module] = []
+        """Those that were answered for."""
         self.sizes_are_torchs = False
         """Whether a function runs that works out sizes by itself."""
         self._seen = _SeenTensors()
@@ -125,9 +128,9 @@ class Tracer(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.tag_input(tensor)
 
-    def follow(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Keep track of the module whose forward runs, while the context lasts."""
-        return _ModuleStack(self, model)
+    def follow(self, modules: Iterable[tuple[str, nn.Module]]) -> AbstractContextManager[None]:
+        """Keep track of the module whose forward runs, among these, while the context lasts."""
+        return _ModuleStack(self, modules)
 
     def tag_input(self, tensor: Tensor) -> None:
         """Mark a tensor as data: nothing of it can be removed."""
@@ -318,12 +321,12 @@ class Seen:
 class _ModuleStack(AbstractContextManager[None]):
     """Hooks that keep a stack of the modules whose forward is running."""
 
-    def __init__(self, tracer: Tracer, model: nn.Module) -> None:
-        self.tracer, self.model = tracer, model
+    def __init__(self, tracer: Tracer, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        self.tracer, self.modules = tracer, modules
         self.followed: list[nn.Module] = []
 
     def __enter__(self) -> None:
-        for name, module in walk(self.model):
+        for name, module in self.modules:
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks
             self.followed.append(module)

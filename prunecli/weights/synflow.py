@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunecli.errors import ScoreError, UsageError
 from prunecli.graph.borrowing import set_mode
-from prunecli.graph.copying import copy_module
+from prunecli.graph.copying import copy_module, walk
 from prunecli.graph.structure import Role
 from prunecli.importance.gradients import explained
 from prunecli.importance.micro_batches import MicroBatch
@@ -110,7 +110,7 @@ class _Flow:
             )
 
         model = copy_module(network.model, positive, _in_float64)
-        set_mode(model, training=False)
+        set_mode(walk(model), training=False)
         copies = dict(model.named_parameters(remove_duplicate=False))
         names: dict[str, list[str]] = {name: [name] for name in network.twins}
         for alias, name in network.structure.aliases.items():

@@ -94,4 +94,4 @@ def test_blocks_are_the_outermost_modules_that_are_repeated() -> None:
         return nn.Sequential(nn.Sequential(nn.Linear(width, width), nn.ReLU()), nn.Linear(width, width))
 
     model = nn.Sequential(block(2), block(2), block(3), nn.Linear(2, 2), nn.Linear(2, 2))
-    assert list(repeated_blocks(model, Kinds())) == ["0", "1"]
+    assert list(repeated_blocks(model.named_modules(), Kinds())) == ["0", "1"]

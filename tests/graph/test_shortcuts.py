@@ -45,11 +45,13 @@ def said(found: Trace) -> Any:
     return plain(found.constraints), findings, list(sizes.items()), plain(found.labels), plain(found.path)
 
 
-def both_ways(monkeypatch: pytest.MonkeyPatch, follow: Callable[[], Any]) -> tuple[Any, Any]:
+def both_ways(
+    monkeypatch: pytest.MonkeyPatch, follow: Callable[[], Any], switch: str = "takes_shortcuts"
+) -> tuple[Any, Any]:
     """Follow something with shortcuts and without."""
     shorter = follow()
     with monkeypatch.context() as patch:
-        patch.setattr(Tracer, "takes_shortcuts", False)
+        patch.setattr(Tracer, switch, False)
         return shorter, follow()
 
 

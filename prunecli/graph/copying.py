@@ -21,6 +21,11 @@ def parameter_names(model: nn.Module) -> set[str]:
     return members(model)[1]
 
 
+def parameters_by_all_names(model: nn.Module) -> dict[str, Tensor]:
+    """Return what `named_parameters` yields, tied ones by each of their names."""
+    return dict(_members(model, repeated=True)[0])
+
+
 def members(
     model: nn.Module, modules: Sequence[tuple[str, nn.Module]] | None = None
 ) -> tuple[dict[str, Tensor], set[str]]:

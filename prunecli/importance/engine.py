@@ -30,7 +30,7 @@ from prunecli.importance.micro_batches import Batch, MicroBatch, micro_batches
 from prunecli.importance.registry import Method, Needs, Noting, build_methods, find_method
 from prunecli.importance.scores import About, Scores
 from prunecli.importance.sharing import Gathered, Observations, Share
-from prunecli.importance.undisturbed import ScoreBN, require_gradients, undisturbed
+from prunecli.importance.undisturbed import ScoreBN, require_gradients, seeded, undisturbed
 
 MICRO_BATCH = 64
 
@@ -95,12 +95,15 @@ def score(
     ):
         raise DataError(f"`{labelled[0]}` needs labelled samples and a loss; there is no loss.")
 
+    share = share or Share()
     scores: dict[str, Scores] = {}
-    with undisturbed(model, score_bn, seed):
-        twins = find_parameters(model, structure, _tensors_read(by_parameters, groups))
-        share = share or Share()
-        scores |= _score_parameters(by_parameters, groups, twins, About("", seed=seed), share.is_parted)
-        if by_sample and batches is not None:
+    if by_parameters:  # of which forward passes know nothing: the model does not run
+        with seeded(seed):
+            twins = find_parameters(model, structure, _tensors_read(by_parameters, groups))
+            about = About("", seed=seed)
+            scores |= _score_parameters(by_parameters, groups, twins, about, share.is_parted)
+    if by_sample and batches is not None:
+        with undisturbed(model, score_bn, seed):
             twins = find_parameters(model, structure, _tensors_read(by_sample, groups))
             about = About("", seed=seed, micro_batch=micro_batch, score_bn=score_bn.value, gate=gate.value)
             tell = progress or _say_nothing

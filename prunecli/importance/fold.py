@@ -74,10 +74,17 @@ def _table_on(member: Member, width: int, length: int, device: torch.device) -> 
     """Return `position_table` on `device`; None if position i is unit i."""
     known = _tables.setdefault(member, {})
     if device not in known:
-        table = position_table(member, width, length)
-        in_order = table.shape == (length, 1) and np.array_equal(table[:, 0], np.arange(width))
-        known[device] = None if in_order else torch.from_numpy(table).to(device)
+        table = None if _is_in_order(member, width, length) else position_table(member, width, length)
+        known[device] = None if table is None else torch.from_numpy(table).to(device)
     return known[device]
+
+
+def _is_in_order(member: Member, width: int, length: int) -> bool:
+    units, positions = member.units, member.positions
+    if not width == length == units.size == positions.size:
+        return False
+    first = np.arange(width)
+    return bool((units == first).all() and (positions == first).all())
 
 
 def position_table(member: Member, width: int, length: int) -> NDArray[np.int64]:

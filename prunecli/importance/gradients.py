@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prunecli.errors import PruneError, ScoreError
+from prunecli.graph.copying import parameters_by_all_names
 from prunecli.graph.not_finite import where_not_finite
 from prunecli.graph.structure import Structure
 from prunecli.importance.micro_batches import MicroBatch
@@ -36,7 +37,7 @@ def find_parameters(model: nn.Module, structure: Structure, names: Set[str]) -> 
     Raises:
         ScoreError: The structure was found on another network.
     """
-    objects = dict(model.named_parameters(remove_duplicate=False))
+    objects = parameters_by_all_names(model)
     tied: dict[str, list[str]] = {name: [name] for name in structure.tensors if name in names}
     for alias, name in structure.aliases.items():
         if name in tied:

@@ -31,18 +31,23 @@ def undisturbed(model: nn.Module, score_bn: ScoreBN, seed: int) -> Iterator[None
     one thing that a forward pass must not write to.
     """
     with ExitStack() as stack:
-        stack.enter_context(kept_rng())
+        stack.enter_context(seeded(seed))
         for give_back in (_attributes(model), _buffers(model), _parameters(model)):
             stack.callback(give_back)
         for module in model.modules():
             has_statistics = getattr(module, "running_mean", None) is not None
             # Not `.train()` or `.eval()`, which models override, some to rewrite their weights.
             module.training = score_bn is ScoreBN.TRAIN and has_statistics
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed random numbers, with gradients on, and give the generators back as they were."""
+    with kept_rng(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         yield
 
 

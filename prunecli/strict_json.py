@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 DEEPEST = 64
 """How many lists and objects may stand inside each other."""
+_MOST_LISTS = 4_000_000
+_MOST_VALUES = 20_000_000
+"""Of both there may be so many in all: an empty list of two letters takes 64 bytes of memory."""
 _WIDEST = 2**64
 """Integers are smaller than this: larger ones count nothing, and overflow where they are divided."""
 _LARGEST = 1e100
@@ -56,6 +59,7 @@ def parse_json(text: str | bytes, finite: bool = True) -> Json:
     """
     try:
         text = text.decode() if isinstance(text, bytes) else text
+        _check_numbers(text)
         data = json.loads(
             text,
             parse_float=_finite if finite else None,
@@ -72,6 +76,12 @@ def parse_json(text: str | bytes, finite: bool = True) -> Json:
         raise JsonError(_cut(str(error), 120)) from None
     _check_nesting(data)
     return data
+
+
+def _check_numbers(text: str) -> None:
+    """Refuse a text that would take many times its own length of memory, before any of it is taken."""
+    if text.count("[") + text.count("{") > _MOST_LISTS or text.count(",") > _MOST_VALUES:
+        raise JsonError(f"it has more than {_MOST_LISTS:,} lists and objects, or {_MOST_VALUES:,} values")
 
 
 def _check_nesting(data: Json) -> None:

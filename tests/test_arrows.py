@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "prunecli"
 ORDER = (
     ("errors",),
-    ("strict_json", "arguments", "whole_file"),
+    ("strict_json", "arguments", "whole_file", "memory"),
     ("named", "peers"),
     ("spec", "growth", "on_demand"),
     ("model", "checkpoint", "data", "architectures"),
@@ -34,6 +34,7 @@ WITHOUT_TORCH = (
     "strict_json.",
     "arguments.",
     "whole_file.",
+    "memory.",
     "named.",
     "spec/",
     "plan.",

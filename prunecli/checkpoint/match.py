@@ -317,7 +317,9 @@ def _advice(
     tails = all(item.found[1:] == item.expected[1:] for item in report.mismatched)
     if len(classes) == 1 and tails and not report.missing and not report.unexpected:
         (found, expected) = classes.pop()
-        return f"If these are the classes, pass `--spec-arg {_count_of_classes(spec, expected)}={found[0]}`."
+        if any(found):  # neither a lone number nor nothing at all
+            count = _count_of_classes(spec, expected)
+            return f"If these are the classes, pass `--spec-arg {count}={found[0]}`."
     only_missing = report.missing and not report.unexpected and not report.mismatched
     if only_missing and all(name.lower().startswith("aux") for name in report.missing):
         return "If it was saved without its auxiliary heads, pass `--spec-arg aux_logits=false`."

@@ -175,7 +175,8 @@ def _check_entry(path: Path, name: str, entry: Any) -> Entry:
         type(length) is int and 0 <= length < 2**63 for length in shape
     ):
         raise _damaged(path, f"the shape of `{printable(name)}` is {printable(str(shape))}")
-    if begin < 0 or end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
+    strides = math.prod(max(length, 1) for length in shape)  # PyTorch counts them beside a length of 0 too
+    if begin < 0 or end - begin != math.prod(shape) * _ITEM_BYTES[dtype] or strides >= 2**63:
         raise _damaged(
             path,
             f"`{printable(name)}` of shape {printable(shape)} and dtype {dtype} cannot fill bytes "

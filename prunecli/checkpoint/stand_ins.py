@@ -100,6 +100,26 @@ def make_dict(*_: object) -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
+def bare(content: Any) -> Any:
+    """Take the attributes off dicts and tensors, which a file may set: `items` would be what it likes.
+
+    Args:
+        content: what was read; it is changed in place, and returned.
+    """
+    left, seen = [content], {id(content)}
+    while left:
+        each = left.pop()
+        if isinstance(each, (OrderedDict, Tensor)):
+            vars(each).clear()
+        inside = (
+            [*each.values()] if isinstance(each, dict) else each if isinstance(each, (list, tuple)) else ()
+        )
+        new = {id(item): item for item in inside if id(item) not in seen}
+        seen |= new.keys()
+        left += new.values()
+    return content
+
+
 _LONGEST_PATH = 4096
 _BUILTINS = ("int", "float", "bool", "str", "list", "dict", "tuple")
 """Classes that files mention, and hardly ever call. Called, `str` of `list` of `str`... fills the memory."""

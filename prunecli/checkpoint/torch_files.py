@@ -19,14 +19,15 @@ import torch
 from torch.serialization import safe_globals
 
 from prunecli.checkpoint.names import listed, printable
-from prunecli.checkpoint.sniff import Format
-from prunecli.checkpoint.stand_ins import STAND_INS
+from prunecli.checkpoint.sniff import MAX_INFLATION, Format
+from prunecli.checkpoint.stand_ins import STAND_INS, bare
 from prunecli.errors import CheckpointError
+from prunecli.memory import at_most, is_for_want_of_memory
 
 OLDEST_TORCH = (2, 10)
 """Older versions have holes in `weights_only` loading (CVE-2025-32434, CVE-2026-24747)."""
-
-
+_ROOM = 1 << 29
+"""What any file may take besides, in bytes."""
 _BYTES_TO_BYTES = (
     "hex",
     "uu",
@@ -56,11 +57,17 @@ def read_torch(path: Path, format: Format, *, allow_pickle: bool = False) -> Any
         return _read_pickle(path, allow_pickle)
     _check_codecs(path, format)
     mmap = format is Format.TORCH and _is_stored(path)
+    most = _ROOM + MAX_INFLATION * path.stat().st_size
     try:
-        with _quietly(), safe_globals(list(STAND_INS)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with _quietly(), safe_globals(list(STAND_INS)), at_most(most):
+            return bare(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
     except Exception as error:  # a hostile or damaged pickle may raise anything
         code = find_globals(path, format) - _known_globals()
+        if is_for_want_of_memory(error):
+            raise CheckpointError(
+                f"`{path}` would take more than {most:,} bytes of memory, which no checkpoint of its size "
+                "does: a bomb? It was not opened."
+            ) from error
         if not code:
             raise _damaged(path, error) from error
         if not allow_pickle:

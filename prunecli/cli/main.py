@@ -34,12 +34,17 @@ from prunecli.cli.signals import asked_to_end
 from prunecli.cli.streams import quietly_closed, say, say_error
 from prunecli.cli.voices import in_own_name, may_speak, refuse_alone
 from prunecli.errors import PeerError, PruneError
+from prunecli.memory import is_for_want_of_memory
 from prunecli.pipeline.processes import Dismissed, started
 
 _QUOTED = re.compile(r"'([^']*)'")
 _NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)")
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
+_FULL = (
+    "The memory is full; nothing was left half written. Use a smaller `--batch-size`, a machine with more, "
+    "or `--streaming`, where the command has it."
+)
 
 app = typer.Typer(
     name="prunecli",
@@ -109,6 +114,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if _is_click_error(error):
             return _misused(error)
+        if is_for_want_of_memory(error):
+            return _failed(_FULL, INTERNAL_ERROR, arguments)
         text = f"{type(error).__name__}: {error}".strip().rstrip(":").splitlines()[0]
         hint = "This is a bug in prunecli; `--debug` shows where."
         return _failed(f"internal error: {text}\n{hint}", INTERNAL_ERROR, arguments)

@@ -9,7 +9,7 @@ from prunecli.cli.described import Parameter, examples, one_line, sections, usag
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done",
-    1: "an internal error: a bug in prunecli; under torchrun, also that another process failed",
+    1: "a bug in prunecli, or a full memory; under torchrun, also that another process failed",
     2: "options that are wrong or contradict each other",
     3: "a check that was asked for did not hold",
     4: "a bad, unsafe or mismatched checkpoint, spec, data or plan, or a file that cannot be written",

@@ -16,6 +16,7 @@ from prunecli.graph.copying import parameters_by_all_names
 from prunecli.graph.not_finite import where_not_finite
 from prunecli.graph.structure import Structure
 from prunecli.importance.micro_batches import MicroBatch
+from prunecli.memory import is_for_want_of_memory
 
 LossFn = Callable[[Any, Any], Tensor]
 """(output, targets) -> the mean loss of the batch, a scalar."""
@@ -155,7 +156,7 @@ def explained(where: str) -> Iterator[None]:
         yield
     except PruneError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise ScoreError(f"{where} does not fit into memory. Use a smaller batch size.") from error
     except Exception as error:
+        if is_for_want_of_memory(error):
+            raise ScoreError(f"{where} does not fit into memory. Use a smaller batch size.") from error
         raise ScoreError(f"{where}: the model or the loss failed: {type(error).__name__}: {error}") from error

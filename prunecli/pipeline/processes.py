@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[Processes]:
         return
     import torch.distributed as distributed
 
-    with processes.explaining():
+    with processes.explaining(), _standard_output_is_ours():
         distributed.init_process_group("gloo", timeout=patience)
     try:
         yield processes
@@ -107,6 +108,23 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[Processes]:
         distributed.destroy_process_group()
         raise
     distributed.destroy_process_group()
+
+
+@contextmanager
+def _standard_output_is_ours() -> Iterator[None]:
+    """Send to standard error what PyTorch 2.10 says of its connections on standard output."""
+    sys.stdout.flush()
+    try:
+        ours = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 def _on_cpu(seen: Observations) -> Observations:

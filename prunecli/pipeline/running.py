@@ -13,6 +13,7 @@ from torch import nn
 
 from prunecli.errors import DataError, PruneError, UsageError
 from prunecli.graph.copying import clean_copy, copy_module
+from prunecli.memory import is_for_want_of_memory
 from prunecli.on_demand import is_on_demand
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.processes import ALONE, Processes
@@ -96,9 +97,9 @@ def explained(model: nn.Module, doing: str) -> Iterator[None]:
         yield
     except PruneError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise DataError(f"{doing}: out of memory on the device. Use a smaller `--batch-size`.") from error
     except Exception as error:
+        if is_for_want_of_memory(error):
+            raise DataError(f"{doing}: out of memory. Use a smaller `--batch-size`.") from error
         place = blame(model, error.__traceback__)
         reason = next(iter(str(error).strip().splitlines()), "no message").rstrip(".")
         raise DataError(

@@ -129,6 +129,15 @@ def test_a_bug_is_one_line_and_exit_code_1(
     )
 
 
+def test_a_full_memory_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("prunecli.pipeline.methods.all_methods", large)
+    assert run(["methods"]) == 1
+    assert capsys.readouterr().err.startswith("error: The memory is full; nothing was left half written.")
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", "nowhere.pt", "--debug"]) == 4
     assert "Traceback (most recent call last)" in capsys.readouterr().err

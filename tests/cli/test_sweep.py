@@ -126,7 +126,7 @@ def test_every_format_tells_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (("--method", "nun", "--keep", "0.5"), 2, "nun"),
         (("--method", "magnitude", "--keep", "0.5", "--init", "xavier"), 2, "is for new models"),
-        (("--method", "magnitude", "--keep", "0.5", "--seeds", "0"), 2, "greater than or equal to 1"),
+        (("--method", "magnitude", "--keep", "0.5", "--seeds", "0"), 2, "Invalid value for '--seeds'"),
         (("--method", "magnitude", "--keep", "0.5", "--mask-rule", "exact"), 2, "`--mask-rule` does nothing"),
     ),
 )

@@ -15,6 +15,7 @@ from tests.hostile.forged import (
     CODES,
     DEEP,
     ESCAPE,
+    SAME,
     Runs,
     changed,
     entry,
@@ -171,6 +172,39 @@ CHECKPOINTS = (
         "not a plain file name",
     ),
     Case("a deep index", lambda: b'{"weight_map": ' + DEEP, AS_CHECKPOINT, "no index of shards"),
+    Case(
+        "lists without end",
+        lambda: tensors(b'{"a":[' + b"[]," * 4_000_001 + b"[]]}"),
+        AS_CHECKPOINT[:1],
+        "more than 4,000,000 lists and objects",
+    ),
+    Case(
+        "nothing, of a size beyond numbers",
+        lambda: tensors({"a": entry(0, 0, [0, 2**62, 2**62])}),
+        (*AS_CHECKPOINT, (*AS_CHECKPOINT[1], "--streaming", "--no-onnx")),
+        "cannot fill bytes 0 to 0",
+    ),
+    Case(
+        "a lone number", lambda: changed("0.bias", lambda bias: bias[0]), AS_CHECKPOINT, r"`0.bias` is \[\]"
+    ),
+    Case(
+        "zeros without end",
+        lambda: with_pickle(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
+        AS_CHECKPOINT[:1],
+        "would take more than .* bytes of memory",
+    ),
+    Case(
+        "a list of itself, many times over",
+        lambda: with_pickle(b"\x80\x02ctorch\nTensor\n" + SAME + b"\x85R."),
+        AS_CHECKPOINT[:1],
+        "would take more than .* bytes of memory",
+    ),
+    Case(
+        "a dict whose methods are numbers",
+        lambda: with_pickle(b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\0\0\0itemsK\1sb."),
+        AS_CHECKPOINT,
+        "holds no parameters",
+    ),
     Case(
         "a hostile index of a distributed checkpoint",
         lambda: {".metadata": pickle.dumps(Runs())},

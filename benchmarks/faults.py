@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "sweep": (
         "sweep", "model.pt", "--method", "random", "--keep", "{half}", "--out", "{out}", *QUICK,
     ),
+    "init": ("init", "model.pt", "--data", "random:{seed}", "--out", "{out}/new.toml", "-q"),
     "export": (
         "export", "{small}", "--onnx", "{out}/net.onnx", "--safetensors", "{out}/net.safetensors",
         "--loader", "{out}/load.py", "--spec", "model.toml", "-q",

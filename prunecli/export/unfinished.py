@@ -54,12 +54,21 @@ def announce(parts: Mapping[Path, Path], token: str, stack: ExitStack) -> list[P
         )
         note = name_of_part(targets[0], token).with_suffix(_ENDING)
         notes.append(note)
-        with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            claim(file.fileno(), stack)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            _write_note(note, text, stack)
+        except BaseException:  # a disk that is full
+            for each in notes:
+                each.unlink(missing_ok=True)
+            raise
     return notes
+
+
+def _write_note(note: Path, text: str, stack: ExitStack) -> None:
+    with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        claim(file.fileno(), stack)
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def finish_renames(folder: Path) -> None:

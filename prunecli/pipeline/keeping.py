@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -91,28 +92,61 @@ def check_run(folder: Path, run: Run, force: bool) -> None:
 def owned(folder: Path) -> Iterator[None]:
     """Keep a run's folder for one process, as long as that lives, where the system can.
 
-    Raises:
-        OutputError: another run writes there, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"`{folder}` cannot be written: {reason}.") from None
-    with lock:
-        try:
-            import fcntl
+    A folder that is new, and in which nothing was kept, goes again.
 
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without such locks
-            pass
-        except OSError:
-            raise OutputError(f"Another run is going on in `{folder}`. Use another `--out`.") from None
-        try:
+    Raises:
+        OutputError: another run writes there, the folder cannot be written, or a link in it leads elsewhere.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _refuse_links(folder)
+                _lock(folder, stack)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise OutputError(f"`{folder}` cannot be written: {reason}.") from None
             yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
+    finally:
+        for each in made:
+            with suppress(OSError):  # there is something in it
+                each.rmdir()
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse to write through links, which nobody named: the folder may have come from elsewhere."""
+    links = sorted(path for path in folder.iterdir() if path.is_symlink())
+    if links:
+        raise OutputError(
+            f"`{links[0]}` is a link, and files of a run are written in its folder. Take it out, or use "
+            "another `--out`."
+        )
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
+    """Lock the folder until the stack unwinds.
+
+    Raises:
+        OSError: the lock cannot be written.
+        OutputError: another run has it.
+    """
+    path = folder / LOCK
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags, 0o666)
+    stack.callback(os.close, handle)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.path.samestat(os.fstat(handle), path.stat())  # not one that its owner just took away
+    except ImportError:  # a system without such locks
+        is_ours = True
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        raise OutputError(f"Another run is going on in `{folder}`. Use another `--out`.")
+    stack.callback(path.unlink, missing_ok=True)
 
 
 class Keeper:

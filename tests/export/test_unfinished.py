@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from prunecli.errors import OutputError
 from prunecli.export import unfinished
 from prunecli.export.files import write_files
 from prunecli.export.unfinished import announce, finish_renames
@@ -171,6 +173,17 @@ def test_names_that_are_no_unicode_are_finished_too(tmp_path: Path) -> None:
         announce(parts, "89abcdef", stack)
     finish_renames(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_a_note_that_cannot_be_written_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        if [path for path in tmp_path.iterdir() if path.suffix == ".renames"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"no space left on device\. Nothing was written"):
+        write_files({tmp_path / name: b"new" for name in NAMES})
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_file_needs_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

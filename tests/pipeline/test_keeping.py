@@ -19,7 +19,7 @@ import prunecli
 from prunecli.cli.main import run
 from prunecli.data import main_output
 from prunecli.errors import OutputError
-from prunecli.pipeline.keeping import LOCK, owned
+from prunecli.pipeline.keeping import LAST, LOCK, owned
 from prunecli.training.distillation import distance
 
 ROOT = Path(__file__).parents[2]
@@ -249,4 +249,35 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
         pass
     with owned(folder):
         assert (folder / LOCK).is_file()
-    assert not (folder / LOCK).exists()
+    assert not folder.exists()  # nothing was kept
+
+
+def test_a_folder_stays_with_what_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "net.run"
+    with owned(folder):
+        (folder / LAST).write_bytes(b"kept")
+    assert [path.name for path in folder.iterdir()] == [LAST]
+
+
+@pytest.mark.parametrize("name", (LOCK, LAST, "so-far.html"))
+def test_a_link_in_the_folder_of_a_run_leads_nowhere(name: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "net.run").mkdir()
+    (tmp_path / "net.run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="is a link, and files of a run"), owned(tmp_path / "net.run"):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(OutputError, match="cannot be written"), owned(tmp_path):
+        pass
+
+
+def test_a_lock_whose_owner_took_it_away_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (tmp_path / LOCK).unlink())
+    with pytest.raises(OutputError, match="Another run is going on"), owned(tmp_path):
+        pass

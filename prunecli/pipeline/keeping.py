@@ -76,16 +76,15 @@ def check_run(folder: Path, run: Run, force: bool) -> None:
     Raises:
         OutputError: it is taken, or there is nothing to take up.
     """
-    if run.resume and not (folder / STATE).is_file():
-        raise OutputError(f"`--resume`: `{folder}` holds no run. Leave it out to start one.")
-    if (
-        not run.resume
-        and not force
-        and any((folder / name).exists() for name in (STATE, LAST, BEST, HISTORY))
-    ):
-        raise OutputError(
-            f"`{folder}` holds a run already. Go on with `--resume`, or start over with `--force`."
-        )
+    can_go_on = (folder / STATE).is_file()
+    found = [folder / name for name in (STATE, LAST, BEST, HISTORY) if os.path.lexists(folder / name)]
+    is_new = all(path == folder / HISTORY and path.lstat().st_size == 0 for path in found)
+    if run.resume and not can_go_on:
+        advice = "Leave it out to start one." if is_new else "Start over with `--force` instead."
+        raise OutputError(f"`--resume`: `{folder}` holds no run. {advice}")
+    if not (run.resume or force or is_new):
+        advice = "Go on with `--resume`, or start over" if can_go_on else "It cannot go on; start over"
+        raise OutputError(f"`{folder}` holds a run already. {advice} with `--force`.")
 
 
 @contextmanager

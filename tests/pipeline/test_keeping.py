@@ -19,7 +19,8 @@ import prunecli
 from prunecli.cli.main import run
 from prunecli.data import main_output
 from prunecli.errors import OutputError
-from prunecli.pipeline.keeping import LAST, LOCK, owned
+from prunecli.pipeline.keeping import HISTORY, LAST, LOCK, check_run, owned
+from prunecli.pipeline.settings import Run
 from prunecli.training.distillation import distance
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +251,19 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
     with owned(folder):
         assert (folder / LOCK).is_file()
     assert not folder.exists()  # nothing was kept
+
+
+def test_a_run_that_did_not_get_far_is_no_dead_end(tmp_path: Path) -> None:
+    (tmp_path / HISTORY).write_bytes(b"")  # killed within the first epoch
+    check_run(tmp_path, Run(), force=False)
+    with pytest.raises(OutputError, match="holds no run. Leave it out to start one"):
+        check_run(tmp_path, Run(resume=True), force=False)
+    (tmp_path / LAST).write_bytes(b"1")  # killed before its state was written
+    with pytest.raises(OutputError, match="holds no run. Start over with `--force` instead"):
+        check_run(tmp_path, Run(resume=True), force=False)
+    with pytest.raises(OutputError, match="It cannot go on; start over with `--force`"):
+        check_run(tmp_path, Run(), force=False)
+    check_run(tmp_path, Run(), force=True)
 
 
 def test_a_folder_stays_with_what_is_in_it(tmp_path: Path) -> None:

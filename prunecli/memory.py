@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ABOUT_US = Path("/proc/self/status")
+_WANTING = ("can't allocate memory", "failed to map segment", "annot allocate memory", "bad_alloc")
+"""What PyTorch, the loader of libraries and C++ say where no more memory is given."""
 
 
 @contextmanager
@@ -35,7 +38,9 @@ def is_for_want_of_memory(error: BaseException) -> bool:
     """Say whether an error means that no more memory was given, here or on a device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, ImportError)) and any(each in str(error) for each in _WANTING)
 
 
 def _taken() -> int | None:

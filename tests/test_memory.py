@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -40,6 +41,19 @@ def test_where_nobody_can_tell_there_is_no_limit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("prunecli.memory._taken", lambda: None)
     with at_most(0):
         assert bytearray(2**20)
+
+
+@pytest.mark.parametrize(
+    "error",
+    (
+        ImportError("a.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ),
+)
+def test_all_who_give_memory_are_understood(error: Exception) -> None:
+    assert is_for_want_of_memory(error)
 
 
 def test_other_errors_are_not_for_want_of_memory() -> None:

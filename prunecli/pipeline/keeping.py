@@ -228,12 +228,10 @@ class Keeper:
 
         Raises:
             UsageError: it was started with other settings.
-            CheckpointError: it is damaged.
+            CheckpointError: it is damaged, or cannot be read.
         """
         path, peers = self.job.folder / STATE, self.training.peers
-        saved = saving.from_bytes(
-            peers.from_first(read_whole(path, None) if peers.is_first else b""), str(path)
-        )
+        saved = saving.from_bytes(peers.from_first(_content(path) if peers.is_first else b""), str(path))
         differing = [
             f"another {name}"
             if name in ("checkpoint", "spec", "choice of masked weights")
@@ -298,6 +296,14 @@ class Keeper:
 
     def _write(self, contents: Mapping[str, bytes]) -> None:
         write_files({self.job.folder / name: content for name, content in contents.items()}, True)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_whole(path, None)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointError(f"`{path}` cannot be read: {reason}. Start over with `--force`.") from None
 
 
 def settings_of(job: Job) -> dict[str, Json]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +94,17 @@ def test_a_damaged_state_is_told(content: bytes, here: Path, capsys: pytest.Capt
     (here / "state.safetensors").write_bytes(content)
     assert taken_up() == 4
     assert "state.safetensors` holds no run. Start over with `--force`" in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_read_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunecli.pipeline.keeping.read_whole", denied)
+        assert taken_up() == 4
+    assert "state.safetensors` cannot be read: permission denied. Start over" in capsys.readouterr().err
+
+
+def denied(path: Path, most: int | None = None) -> bytes:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def test_other_files_of_a_run_are_written_anew(here: Path) -> None:

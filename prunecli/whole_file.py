@@ -10,6 +10,7 @@ from typing import Final
 
 MOST_TEXT: Final = 2**28
 """No spec, plan or report is larger, in bytes."""
+_MADE_UP: Final = 2**20
 
 
 def read_whole(path: str | Path, most: int | None = MOST_TEXT) -> bytes:
@@ -33,6 +34,7 @@ def read_whole(path: str | Path, most: int | None = MOST_TEXT) -> bytes:
         if most is not None and about.st_size > most:
             raise OSError(errno.EFBIG, f"It is larger than {most:,} bytes", str(path))
         try:
-            return file.read() if most is None else file.read(most)
+            # as much memory is taken as is asked for; some systems make up files, of which they say 0 bytes
+            return file.read(None if most is None else min(most, max(about.st_size, _MADE_UP)))
         except MemoryError:
             raise OSError(errno.ENOMEM, "It is larger than the memory", str(path)) from None

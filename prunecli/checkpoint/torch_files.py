@@ -65,8 +65,8 @@ def read_torch(path: Path, format: Format, *, allow_pickle: bool = False) -> Any
         code = find_globals(path, format) - _known_globals()
         if is_for_want_of_memory(error):
             raise CheckpointError(
-                f"`{path}` would take more than {most:,} bytes of memory, which no checkpoint of its size "
-                "does: a bomb? It was not opened."
+                f"`{path}` would take more memory than there is, or than {most:,} bytes, which no checkpoint "
+                "of its size does: a bomb? It was not opened."
             ) from error
         if not code:
             raise _damaged(path, error) from error

@@ -191,13 +191,13 @@ CHECKPOINTS = (
         "zeros without end",
         lambda: with_pickle(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
         AS_CHECKPOINT[:1],
-        "would take more than .* bytes of memory",
+        "would take more memory than there is, or than",
     ),
     Case(
         "a list of itself, many times over",
         lambda: with_pickle(b"\x80\x02ctorch\nTensor\n" + SAME + b"\x85R."),
         AS_CHECKPOINT[:1],
-        "would take more than .* bytes of memory",
+        "would take more memory than there is, or than",
     ),
     Case(
         "a dict whose methods are numbers",

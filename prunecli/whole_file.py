@@ -23,6 +23,8 @@ def read_whole(path: str | Path, most: int | None = MOST_TEXT) -> bytes:
     Raises:
         OSError: it cannot be read, is no regular file, or is larger.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "It is no path", str(path))
     # a named pipe without a writer would be waited for, unless it is opened so
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:

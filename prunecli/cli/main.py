@@ -33,7 +33,7 @@ from prunecli.cli.help import HelpedCommand, HelpedGroup
 from prunecli.cli.signals import asked_to_end
 from prunecli.cli.streams import quietly_closed, say, say_error
 from prunecli.cli.voices import in_own_name, may_speak, refuse_alone
-from prunecli.errors import PeerError, PruneError
+from prunecli.errors import InputError, PeerError, PruneError
 from prunecli.memory import is_for_want_of_memory
 from prunecli.pipeline.processes import Dismissed, started
 
@@ -116,6 +116,9 @@ def run(arguments: list[str]) -> int:
             return _misused(error)
         if is_for_want_of_memory(error):
             return _failed(_FULL, INTERNAL_ERROR, arguments)
+        if isinstance(error, OSError) and error.filename is not None:  # nobody foresaw that path
+            reason = (error.strerror or str(error)).lower()
+            return _failed(f"`{error.filename}` cannot be used: {reason}.", InputError.exit_code, arguments)
         text = f"{type(error).__name__}: {error}".strip().rstrip(":").splitlines()[0]
         hint = "This is a bug in prunecli; `--debug` shows where."
         return _failed(f"internal error: {text}\n{hint}", INTERNAL_ERROR, arguments)

@@ -81,7 +81,7 @@ def _target(path: Path) -> Path:
     try:
         target = path.resolve()
         mode = target.stat().st_mode if target.exists() else None
-    except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError before Python 3.13
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself is the second before Python 3.13
         raise OutputError(f"`{path}` cannot be written: {_reason(error)}.") from None
     if path.is_symlink() and target.is_symlink():
         raise OutputError(f"`{path}` cannot be written: it is a link that leads to itself.")

@@ -138,6 +138,11 @@ def test_a_full_memory_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().err.startswith("error: The memory is full; nothing was left half written.")
 
 
+def test_a_path_that_no_system_has_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", "x" * 300, "--out", "new.toml"]) == 4
+    assert capsys.readouterr().err == f"error: `{'x' * 300}` cannot be used: file name too long.\n"
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", "nowhere.pt", "--debug"]) == 4
     assert "Traceback (most recent call last)" in capsys.readouterr().err

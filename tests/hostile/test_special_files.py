@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from prunecli.cli.main import run
+from prunecli.errors import OutputError
+from prunecli.export.files import write_file
 from prunecli.whole_file import read_whole
 from tests.hostile.forged import pictures
 
@@ -96,3 +98,10 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
         read_whole(tmp_path / "a", 10)
     with pytest.raises(IsADirectoryError):
         read_whole(tmp_path)
+
+
+def test_what_no_path_is_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="It is no path"):
+        read_whole(tmp_path / "a\0b")
+    with pytest.raises(OutputError, match="cannot be written: embedded null byte"):
+        write_file(tmp_path / "a\0b", b"")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from prunecli.graph.constraints import IS_LOOKED_UP, Atoms, Reason
-from prunecli.graph.copying import aliases, members, parameter_names
+from prunecli.graph.copying import aliases, members
 from prunecli.graph.sizes import find_attributes
 from prunecli.graph.solve import Ints, Solution
 from prunecli.graph.structure import (
@@ -50,10 +51,12 @@ def build(trace: Trace, solution: Solution) -> Draft:
     units = _Units(columns, solution)
     groups = _describe_groups(trace, columns, units)
     sizes = find_attributes(trace, units.axis_of)
+    tensors, parameters = members(trace.model)
+    frozen = _describe_frozen(trace, columns, solution, parameters)
     structure = Structure(
         groups=tuple(groups),
-        frozen=(*_describe_frozen(trace, columns, solution), *_describe_single(trace, columns, units)),
-        tensors=_describe_tensors(trace, columns, units),
+        frozen=(*frozen, *_describe_single(trace, columns, units)),
+        tensors=_describe_tensors(trace, columns, units, tensors, parameters),
         aliases=aliases(trace.model),
         attributes=tuple(sizes),
         cost_terms=tuple(_describe_costs(trace, units)),
@@ -249,9 +252,10 @@ def _describe_sites(trace: Trace, units: _Units) -> dict[str, list[Site]]:
     return sites
 
 
-def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[str, TensorAxes]:
+def _describe_tensors(
+    trace: Trace, columns: _Columns, units: _Units, tensors: Mapping[str, Tensor], parameters: Collection[str]
+) -> dict[str, TensorAxes]:
     axes = {(column.tensor, column.dim): units.axis_of(column.atoms) for column in columns.all}
-    tensors, parameters = members(trace.model)
     return {
         name: TensorAxes(
             shape=tuple(tensor.shape),
@@ -263,9 +267,10 @@ def _describe_tensors(trace: Trace, columns: _Columns, units: _Units) -> dict[st
     }
 
 
-def _describe_frozen(trace: Trace, columns: _Columns, solution: Solution) -> Iterator[FrozenAxis]:
+def _describe_frozen(
+    trace: Trace, columns: _Columns, solution: Solution, parameters: Collection[str]
+) -> Iterator[FrozenAxis]:
     """One entry per layer and reason, for the positions that some layer puts out and that all stay."""
-    parameters = parameter_names(trace.model)
     found: dict[tuple[str, Reason], tuple[list[str], int]] = {}
     for column in columns.all:
         classes = solution.of[column.atoms]

@@ -16,11 +16,6 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return members(model)[0]
 
 
-def parameter_names(model: nn.Module) -> set[str]:
-    """Return the names that `named_parameters` yields: the first one of each parameter."""
-    return members(model)[1]
-
-
 def parameters_by_all_names(model: nn.Module) -> dict[str, Tensor]:
     """Return what `named_parameters` yields, tied ones by each of their names."""
     return dict(_members(model, repeated=True)[0])
@@ -29,7 +24,7 @@ def parameters_by_all_names(model: nn.Module) -> dict[str, Tensor]:
 def members(
     model: nn.Module, modules: Sequence[tuple[str, nn.Module]] | None = None
 ) -> tuple[dict[str, Tensor], set[str]]:
-    """Return `named_tensors` and `parameter_names`, in one walk, or in none where that was done.
+    """Return `named_tensors`, and which of the names are parameters, in one walk or in none.
 
     Args:
         model: any module.
@@ -125,9 +120,10 @@ _NAMED_MODULES = nn.Module.named_modules
 
 def aliases(model: nn.Module) -> dict[str, str]:
     """Return the other names of tied tensors -> their first name."""
-    first = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    first: dict[int, str] = {}
     every = [each for named in _members(model, repeated=True) for each in named]
-    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
+    names = [(name, first.setdefault(id(tensor), name)) for name, tensor in every]
+    return {name: known for name, known in names if known != name}
 
 
 def copy_module(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunecli.graph.copying import aliases, named_tensors, parameter_names, walk
+from prunecli.graph.copying import aliases, members, named_tensors, walk
 from prunecli.graph.deepcopy import deepcopy
 from tests.graph.nets import CASES, Case
 
@@ -108,7 +108,7 @@ def test_walking_is_what_torch_does(each: Case) -> None:
     assert walk(model, repeated=True) == list(model.named_modules(remove_duplicate=False))
     expected = dict(model.named_parameters()) | dict(model.named_buffers())
     assert list(named_tensors(model)) == list(expected)
-    assert parameter_names(model) == {name for name, _ in model.named_parameters()}
+    assert members(model)[1] == {name for name, _ in model.named_parameters()}
     every = dict(model.named_parameters(remove_duplicate=False))
     every |= dict(model.named_buffers(remove_duplicate=False))
     assert set(aliases(model)) == set(every) - set(expected)

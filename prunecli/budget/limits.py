@@ -53,7 +53,7 @@ def allowed_widths(width: int, constraints: Constraints) -> tuple[int, ...]:
     least = ceil(units_of(constraints.min_keep, width))
     step = constraints.round_to
     highest = (width - 1) // step * step
-    return (width, *(kept for kept in range(highest, 0, -step) if kept >= least))
+    return (width, *range(highest, max(least - 1, 0), -step))
 
 
 def _check_amounts(constraints: Constraints) -> None:

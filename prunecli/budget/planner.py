@@ -188,9 +188,13 @@ def _range(budget: Budget, limits: Mapping[str, Limit], costs: StepCosts, steps:
 
 def _refuse_nothing_left(structure: Structure, kept: Kept) -> None:
     """Make sure that every tensor keeps something, also where several groups own its positions."""
+    checked: set[int] = set()  # by identity: tensors share axes
     for name, tensor in structure.tensors.items():
         for dim, axis in enumerate(tensor.axes):
-            if axis is not None and axis.kept_length(kept) == 0:
+            if axis is None or id(axis) in checked:
+                continue
+            checked.add(id(axis))
+            if axis.kept_length(kept) == 0:
                 raise BudgetError(
                     f"The plan would leave nothing of dimension {dim} of `{name}`. Raise --min-keep, "
                     f"or leave the layer alone with `--ignore {name.rpartition('.')[0] or name}`."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,14 @@ def build(trace: Trace, solution: Solution) -> Draft:
     columns = _Columns(trace, solution)
     units = _Units(columns, solution)
     groups = _describe_groups(trace, columns, units)
-    sizes = find_attributes(trace, units.axis_of)
     tensors, parameters = members(trace.model)
-    frozen = _describe_frozen(trace, columns, solution, parameters)
+    sizes = find_attributes(trace, units.axis_of)
     structure = Structure(
         groups=tuple(groups),
-        frozen=(*frozen, *_describe_single(trace, columns, units)),
+        frozen=(
+            *_describe_frozen(trace, columns, solution, parameters),
+            *_describe_single(trace, columns, units),
+        ),
         tensors=_describe_tensors(trace, columns, units, tensors, parameters),
         aliases=aliases(trace.model),
         attributes=tuple(sizes),
@@ -138,6 +140,9 @@ class _Units:
     def _new_axis(self, classes: Ints) -> Axis | None:
         positions, units = self.solution.units_of(classes)
         groups = self._group_of[units]
+        if groups.size and groups[0] >= 0 and (groups == groups[0]).all():  # one group owns them all
+            owner = Owner(self.names[groups[0]], positions, self._unit_of[units])
+            return Axis(int(classes.size), (owner,))
         known = groups >= 0
         positions, units, groups = positions[known], units[known], groups[known]
         owners = tuple(
@@ -253,7 +258,7 @@ def _describe_sites(trace: Trace, units: _Units) -> dict[str, list[Site]]:
 
 
 def _describe_tensors(
-    trace: Trace, columns: _Columns, units: _Units, tensors: Mapping[str, Tensor], parameters: Collection[str]
+    trace: Trace, columns: _Columns, units: _Units, tensors: Mapping[str, Tensor], parameters: Set[str]
 ) -> dict[str, TensorAxes]:
     axes = {(column.tensor, column.dim): units.axis_of(column.atoms) for column in columns.all}
     return {
@@ -268,7 +273,7 @@ def _describe_tensors(
 
 
 def _describe_frozen(
-    trace: Trace, columns: _Columns, solution: Solution, parameters: Collection[str]
+    trace: Trace, columns: _Columns, solution: Solution, parameters: Set[str]
 ) -> Iterator[FrozenAxis]:
     """One entry per layer and reason, for the positions that some layer puts out and that all stay."""
     found: dict[tuple[str, Reason], tuple[list[str], int]] = {}

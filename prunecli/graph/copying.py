@@ -24,7 +24,7 @@ def parameters_by_all_names(model: nn.Module) -> dict[str, Tensor]:
 def members(
     model: nn.Module, modules: Sequence[tuple[str, nn.Module]] | None = None
 ) -> tuple[dict[str, Tensor], set[str]]:
-    """Return `named_tensors`, and which of the names are parameters, in one walk or in none.
+    """Return `named_tensors`, and the names that `named_parameters` yields.
 
     Args:
         model: any module.
@@ -122,8 +122,7 @@ def aliases(model: nn.Module) -> dict[str, str]:
     """Return the other names of tied tensors -> their first name."""
     first: dict[int, str] = {}
     every = [each for named in _members(model, repeated=True) for each in named]
-    names = [(name, first.setdefault(id(tensor), name)) for name, tensor in every]
-    return {name: known for name, known in names if known != name}
+    return {name: known for name, tensor in every if (known := first.setdefault(id(tensor), name)) != name}
 
 
 def copy_module(

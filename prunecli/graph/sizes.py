@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
@@ -47,6 +48,10 @@ UNRELATED: Final = frozenset(
         "num_key_value_groups",  # how many heads share keys and values; heads leave with all that share
     }
 )
+
+
+_NO_INTS: Final = frozenset({bool, dict, float, set, str, OrderedDict, type(None)})
+"""What most attributes of modules are."""
 
 
 def find_attributes(trace: Trace, axis_of: AxisOf) -> Iterator[SizeAttribute]:
@@ -114,7 +119,7 @@ def _best(labels: list[Atoms], attribute: str, outer: NDArray[np.bool_], axis_of
 
 def _ints(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
     for attribute, value in vars(module).items():
-        if attribute in UNRELATED or attribute.startswith("_"):
+        if type(value) in _NO_INTS or attribute in UNRELATED or attribute.startswith("_"):
             continue
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             yield attribute, None, value

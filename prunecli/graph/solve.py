@@ -66,10 +66,13 @@ class Solution:
     def units_of(self, classes: Ints) -> tuple[Ints, Ints]:
         """Return pairs (position, unit): a position of `classes` goes when any of its units goes."""
         start, owners = self._by_class
-        counts = start[classes + 1] - start[classes]
+        first = start[classes]
+        counts = start[classes + 1] - first
+        if (counts == 1).all():
+            return np.arange(classes.size), owners[first]
         positions = np.repeat(np.arange(classes.size), counts)
         within = np.arange(positions.size) - np.repeat(np.cumsum(counts) - counts, counts)
-        return positions, owners[start[classes][positions] + within]
+        return positions, owners[first[positions] + within]
 
     @cached_property
     def _by_class(self) -> tuple[Ints, Ints]:
@@ -210,11 +213,11 @@ def _joined_runs(ties: Sequence[tuple[Ints, Ints]], count: int) -> tuple[int, In
     """
     first: dict[int, int] = {}  # the start of a run -> that of an earlier one that it goes with
     lengths: dict[int, int] = {}
-    for pair in ties:
-        left, right = (_follow(first, int(run[0])) for run in pair)
+    for one, other in ties:
+        left, right = _follow(first, int(one[0])), _follow(first, int(other[0]))
         if left != right:
-            first[max(left, right)] = min(left, right)
-            lengths[max(left, right)] = pair[0].size
+            later = max(left, right)
+            first[later], lengths[later] = min(left, right), one.size
     stands_for = np.arange(count, dtype=np.int64)
     for start, length in lengths.items():
         begin = _follow(first, start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from prunecli.errors import NotPrunableError
+from prunecli.graph.borrowing import uncollected
 from prunecli.graph.cutting import cut, tensors_fit
 from prunecli.graph.structure import Structure
 from prunecli.plan import Plan
@@ -26,4 +27,5 @@ def apply_plan(model: nn.Module, structure: Structure, plan: Plan) -> nn.Module:
             f"`{type(model).__name__}` does not have the tensors that this structure was found on. "
             "Find the groups again on the model to be cut."
         )
-    return cut(model, structure, plan.kept())
+    with uncollected():
+        return cut(model, structure, plan.kept())

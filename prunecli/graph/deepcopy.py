@@ -26,6 +26,8 @@ _IMMUTABLE = frozenset(
     }
 )
 _MISSING = object()
+_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+"""Attributes that every module has, and of which most are empty."""
 _HAS_STATE = "__getstate__" in vars(nn.Module)
 """Whether torch says what the state of a module is; before, it was its attributes."""
 
@@ -69,12 +71,12 @@ def _copy_items(items: dict[Any, Any], into: dict[Any, Any], memo: Memo) -> None
         kind = type(value)
         if kind in immutable:
             copied = value
+        elif kind is OrderedDict and not value and key in _HOOKS:
+            copied = OrderedDict()  # nobody registered any, and no other module has the same: not remembered
         elif (known := memo.get(id(value))) is not None:
             copied = known
         elif kind is tuple and immutable.issuperset(map(type, value)):
             copied = value
-        elif kind is OrderedDict and not value and not vars(value):
-            copied = memo[id(value)] = OrderedDict()  # hooks that nobody registered: most of what there is
         else:
             copied = deepcopy(value, memo)
         into[key if type(key) is str else deepcopy(key, memo)] = copied

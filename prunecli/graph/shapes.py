@@ -29,8 +29,6 @@ class Formula:
 def formula_of(func: Any) -> Formula | None:
     """Return the formula for an operation, if there is one."""
     packet = func.overloadpacket.__name__
-    if func._overloadname in {"out", "correct"}:
-        return None
     if packet in _FORMULAS:
         return _FORMULAS[packet]
     is_pointwise = torch.Tag.pointwise in func.tags or packet.rstrip("_") in _POINTWISE
@@ -129,7 +127,7 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Shapes | None:
 
 def _reduced(data: Tensor, dims: Sequence[int] | None = None, keeps: bool = False) -> Shapes | None:
     count = data.dim()
-    if type(dims) not in (list, tuple, type(None)) or any(not -count <= dim < count for dim in dims or ()):
+    if any(not -count <= dim < count for dim in dims or ()):
         return None
     gone = {dim % count for dim in dims or range(count)}
     if keeps:

@@ -186,6 +186,15 @@ def test_a_formula_that_was_wrong_is_not_believed(monkeypatch: pytest.MonkeyPatc
         assert kernels.run(aten.relu.default, (blank(width),), {}).shape == (width,)
 
 
+@pytest.mark.parametrize("func", (aten.add.out, aten.mean.out, aten.gt.Scalar_out, aten.cat.out), ids=str)
+def test_results_that_are_given_are_written(func: Any) -> None:
+    kernels = MetaKernels()
+    args = {aten.mean.out: (IMAGE, [2]), aten.gt.Scalar_out: (IMAGE, 0), aten.cat.out: ([IMAGE, IMAGE],)}
+    for _ in range(2):
+        out = blank(0, dtype=torch.bool if func is aten.gt.Scalar_out else torch.float32)
+        assert kernels.run(func, args.get(func, (IMAGE, IMAGE)), {"out": out}) is out
+
+
 def test_what_is_written_in_place_is_returned_itself() -> None:
     kernels = MetaKernels()
     for width in (3, 4, 5):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from prunecli.checkpoint.names import printable
 from prunecli.errors import CheckpointError
-from prunecli.export.onnx_facts import graph_facts, inner_graphs, inputs_of
+from prunecli.export.onnx_facts import graph_facts, inner_graphs, inputs_of, unfolded
 from prunecli.export.to_onnx import Inputs
 from prunecli.report import ModelFacts
 from prunecli.whole_file import read_whole
@@ -29,6 +31,10 @@ from prunecli.whole_file import read_whole
 _MOST_BYTES = 2**31
 _MOST_VALUES = 2**28
 """How many values one input may have; what a file asks for is made up and run."""
+_MOST_OPERATORS = 100_000
+"""How many operators the functions of a file may unfold into, which onnxruntime and onnx do."""
+SECONDS_PER_SAMPLE = 60.0
+"""How long a file may take when it is run for the first time."""
 _PARENT = "prunecli.parent."
 _DTYPES = {
     "tensor(float16)": torch.float16,
@@ -103,13 +109,16 @@ def _check_sizes(proto: onnx.ModelProto) -> None:
     """Refuse what the checker lets pass, and nobody can count or run.
 
     Raises:
-        ValueError: An operator puts nothing out, or a size is negative or beyond all memory.
+        ValueError: An operator puts nothing out, a size is negative or beyond all memory, or functions call
+            functions without end.
     """
     for graph in (proto.graph, *inner_graphs(proto.graph)):
         if any(not node.output for node in graph.node):
             raise ValueError("one of its operators puts nothing out")
         if any(size < 0 for item in graph.initializer for size in item.dims):
             raise ValueError("one of its constants has a negative size")
+    if unfolded(proto, _MOST_OPERATORS) > _MOST_OPERATORS:
+        raise ValueError(f"its functions unfold into more than {_MOST_OPERATORS:,} operators")
     for value in inputs_of(proto.graph):
         sizes = [each.dim_value for each in value.type.tensor_type.shape.dim if each.dim_value]
         if min(sizes, default=1) < 0 or math.prod(sizes) > _MOST_VALUES:
@@ -155,6 +164,8 @@ class OnnxModule(nn.Module):
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = next(iter(str(error).strip().splitlines()), "")[:160].rstrip(".")
             raise CheckpointError(f"onnxruntime cannot run the ONNX file: {reason}.") from None
+        self.has_ended = False
+        """Whether it came to an end once."""
 
     @property
     def batch_size(self) -> int | None:
@@ -194,7 +205,30 @@ class OnnxModule(nn.Module):
 
     def _run(self, values: Mapping[str, Tensor], step: int) -> list[Tensor]:
         fed = tree_map_only(Tensor, lambda tensor: _filled(tensor.cpu(), step).numpy(), dict(values))
-        return [torch.from_numpy(found) for found in self.session.run(None, fed)]
+        found = self.session.run(None, fed) if self.has_ended else self._run_watched(fed, step)
+        self.has_ended = True
+        return [torch.from_numpy(each) for each in found]
+
+    def _run_watched(self, fed: Mapping[str, Any], step: int) -> list[Any]:
+        """Run a file for the first time: one with a loop may never end, and onnxruntime hears no Ctrl-C.
+
+        Raises:
+            CheckpointError: it takes too long.
+        """
+        options, seconds = onnxruntime.RunOptions(), SECONDS_PER_SAMPLE * step
+        options.log_severity_level = 4
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self.session.run, None, fed, options)
+            try:
+                return list(running.result(seconds))
+            except FutureTimeoutError:
+                options.terminate = True
+                raise CheckpointError(
+                    f"onnxruntime takes more than {seconds:g} seconds to run the ONNX file once."
+                ) from None
+            except BaseException:
+                options.terminate = True
+                raise
 
 
 def _filled(tensor: Tensor, count: int) -> Tensor:

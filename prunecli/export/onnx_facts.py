@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 
 import onnx
@@ -167,6 +168,35 @@ def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def unfolded(proto: onnx.ModelProto, most: int) -> int:
+    """Return how many operators its functions stand for, at most one more than `most`.
+
+    Raises:
+        ValueError: They call themselves.
+    """
+    bodies = {(each.domain, each.name): _calls(each.node) for each in proto.functions}
+    inside = {name: [other for other in calls if other in bodies] for name, calls in bodies.items()}
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for name in TopologicalSorter(inside).static_order():
+            found = sum(times * sizes.get(other, 1) for other, times in bodies[name].items())
+            sizes[name] = min(found, most + 1)
+    except CycleError:
+        raise ValueError("its functions call themselves") from None
+    called = _calls(proto.graph.node)
+    return min(sum(times * sizes[name] for name, times in called.items() if name in sizes), most + 1)
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> Counter[tuple[str, str]]:
+    """Count operators by domain and name, those of inner graphs too."""
+    called: Counter[tuple[str, str]] = Counter()
+    for node in nodes:
+        called[(node.domain, node.op_type)] += 1
+        for body in _bodies(node):
+            called += _calls(body.node)
+    return called
 
 
 def _owners(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> dict[str, str]:

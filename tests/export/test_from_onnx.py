@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from torch import nn
 from prunecli.costs import describe
 from prunecli.errors import CheckpointError
 from prunecli.export.from_onnx import OnnxFile, OnnxModule, describe_onnx, is_onnx, read_onnx
+from prunecli.export.onnx_facts import unfolded
 from prunecli.export.to_onnx import to_onnx
+from tests.hostile.forged import functions, loop
 
 
 def net() -> nn.Module:
@@ -278,3 +282,34 @@ def test_a_file_of_fixed_sizes_is_believed_where_shapes_cannot_be_worked_out(tmp
     path = tmp_path / "net.onnx"
     path.write_bytes(proto.SerializeToString())
     assert describe_onnx(read_onnx(path)).macs == 12
+
+
+def test_a_file_that_does_not_come_to_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = OnnxModule(loop(), threads=1)
+    monkeypatch.setattr("prunecli.export.from_onnx.SECONDS_PER_SAMPLE", 0.2)
+    with pytest.raises(CheckpointError, match="takes more than 0.2 seconds to run the ONNX file once"):
+        module(torch.ones(1, 4))
+
+
+def test_a_file_that_does_not_come_to_an_end_is_interrupted() -> None:
+    module = OnnxModule(loop(), threads=1)
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            module(torch.ones(1, 4))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        timer.join()
+
+
+def test_functions_are_unfolded(tmp_path: Path) -> None:
+    doubled = onnx.load_from_string(functions(5, lambda number: [number + 1] * 2))
+    assert unfolded(doubled, 100) == 16
+    assert unfolded(doubled, 3) == 4
+    path = tmp_path / "net.onnx"
+    path.write_bytes(doubled.SerializeToString())
+    read_onnx(path)
+    with pytest.raises(ValueError, match="its functions call themselves"):
+        unfolded(onnx.load_from_string(functions(1, lambda _: [0])), 100)

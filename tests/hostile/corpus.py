@@ -21,6 +21,7 @@ from tests.hostile.forged import (
     entry,
     filled,
     folder_of,
+    functions,
     graph,
     itself,
     many_ways,
@@ -405,6 +406,20 @@ ONNX = (
         lambda: graph([helper.make_node("Relu", ["x"], ["y"])], (1, 10**12)),
         AS_ONNX,
         r"its input `x` is \[1, 1000000000000\]",
+        suffix=".onnx",
+    ),
+    Case(
+        "functions without end",
+        lambda: functions(40, lambda number: [number + 1] * 2),
+        AS_ONNX,
+        "its functions unfold into more than 100,000 operators",
+        suffix=".onnx",
+    ),
+    Case(
+        "functions that call themselves",
+        lambda: functions(2, lambda number: [1 - number]),
+        AS_ONNX,
+        "no valid ONNX file: .*(themselves|Cycle)",
         suffix=".onnx",
     ),
     Case(

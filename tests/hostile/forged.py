@@ -7,7 +7,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,44 @@ def graph(nodes: list[Any], shape: tuple[int, ...] = (1, 4), constants: tuple[An
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     content: bytes = model.SerializeToString()
     return content
+
+
+def functions(count: int, calls: Callable[[int], Iterable[int]]) -> bytes:
+    """Return an ONNX file with functions of which each calls those of some other numbers; of others, none."""
+    opsets = [helper.make_opsetid("d", 1), helper.make_opsetid("", 18)]
+
+    def body(number: int) -> list[Any]:
+        values = [f"{name}{number}" for name in "xyz"]
+        known = [other for other in calls(number) if other < count]
+        names = ["x", *values[: max(len(known) - 1, 0)], "y"]
+        chain = [(f"F{other}", "d") for other in known] or [("Relu", "")]
+        return [
+            helper.make_node(kind, [names[i]], [names[i + 1]], domain=domain)
+            for i, (kind, domain) in enumerate(chain)
+        ]
+
+    made = [helper.make_function("d", f"F{i}", ["x"], ["y"], body(i), opsets) for i in range(count)]
+    model = onnx.load_from_string(graph([helper.make_node("F0", ["x"], ["y"], domain="d")]))
+    model.opset_import.add(domain="d", version=1)
+    model.functions.extend(made)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def loop() -> bytes:
+    """Return an ONNX file that hardly ever ends."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Neg", ["v"], ["w"])],
+        "b",
+        [value("i", TensorProto.INT64, []), value("c", TensorProto.BOOL, []), value("v", 1, None)],
+        [value("d", TensorProto.BOOL, []), value("w", 1, None)],
+    )
+    constants = (
+        onnx.numpy_helper.from_array(np.array(10**18), "often"),
+        onnx.numpy_helper.from_array(np.array(True), "on"),
+    )
+    return graph([helper.make_node("Loop", ["often", "on", "x"], ["y"], body=body)], constants=constants)
 
 
 def toml(text: str) -> bytes:

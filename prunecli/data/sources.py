@@ -153,9 +153,13 @@ class InTurn:
         return collate(items)
 
 
+_MOST_DIGITS = 15
+"""Of a number of samples."""
+
+
 def _open_synthetic(place: str, spec: ModelSpec, _: bool, seed: int, trust: bool) -> Opened:
-    if not place.isascii() or not place.isdigit():
-        raise DataError(f"`random:{place}` needs a number of samples, as in `random:1024`.")
+    if not place.isascii() or not place.isdigit() or len(place) > _MOST_DIGITS:
+        raise DataError(f"`random:{place[:40]}` needs a number of samples, as in `random:1024`.")
     warnings.warn(
         "`random:` samples are made up: accuracy and data-driven importance measured on them mean nothing.",
         SyntheticDataWarning,

@@ -313,6 +313,8 @@ def test_random_samples_must_fit_the_model() -> None:
         open_data("random:8", spec)
     with pytest.raises(DataError, match="needs a number of samples"):
         open_data("random:many", spec)
+    with pytest.raises(DataError, match="needs a number of samples"):
+        open_data(f"random:{10**20}", spec)
 
 
 @pytest.mark.parametrize("source", ("", "digits.npz", "npz:", "csv:a.csv", "npz", "a.py", "[:3]"))

@@ -81,6 +81,7 @@ def batch_norm(channels: int, training: bool) -> tuple[Any, ...]:
 
 KINDS = (torch.float32, torch.bool, torch.int32)
 SIZES = range(5, 12)
+ALL: tuple[Any, ...] = (None, [])
 BY_FORMULA: list[list[tuple[Any, tuple[Any, ...]]]] = [
     [
         (aten.convolution.default, convolution(*sizes))
@@ -107,7 +108,7 @@ BY_FORMULA: list[list[tuple[Any, tuple[Any, ...]]]] = [
     [(aten.clone.default, (turned(n, 4),)) for n in (3, 5)],
     [(aten.mean.dim, (blank(1, n, 6, 6), [2, 3], True)) for n in (3, 4, 1)],
     [(aten.mean.dim, (blank(1, n, 6, 6), [-1, -2])) for n in (3, 4, 1)],
-    [(aten.mean.dim, (blank(1, n, 6), dims)) for n in (3, 4) for dims in (None, [])],
+    [(aten.mean.dim, (blank(1, n, 6), dims)) for n in (3, 4) for dims in ALL],
     [(aten.mean.default, (blank(1, n, 6),)) for n in (3, 4)],
     [(aten.sum.dim_IntList, (blank(2, n, dtype=kind), [0])) for n in (3, 4) for kind in KINDS],
     [(aten.sum.default, (blank(n, dtype=kind),)) for n in (3, 4) for kind in KINDS],

@@ -22,7 +22,7 @@ from time import perf_counter, sleep
 import torch
 
 from benchmarks.specs.tower import tower
-from prunecli.export.streamed import Streamed
+from prunecli.export.streamed import StreamedTensors
 from prunecli.on_demand import OnDemand
 
 _CODE = Path(__file__).parent / "specs" / "tower.py"
@@ -85,7 +85,7 @@ def write(folder: Path, gigabytes: float) -> int:
     (folder / "net.toml").write_text(spec, encoding="utf-8")
     with torch.device("meta"):
         model = tower(blocks, _WIDTH, _HIDDEN)
-    content = Streamed({name: drawn(tensor.shape) for name, tensor in model.named_parameters()}, {})
+    content = StreamedTensors({name: drawn(tensor.shape) for name, tensor in model.named_parameters()}, {})
     with (folder / "net.safetensors").open("wb") as file:
         for chunk in content:
             file.write(chunk)

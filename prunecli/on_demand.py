@@ -33,12 +33,15 @@ class OnDemand(Tensor):
     """A tensor on the CPU that is read whenever it is used.
 
     What `detach`, `clone` and changes of dtype return is on demand too. Of changes in place, only
-    `index_fill_` is understood: it is done again after each reading.
+    `index_fill_` is understood: it is done again after each reading. Where it can be read in parts, a
+    linear layer is computed with one of them at a time.
     """
 
     read: Read
     read_parts: ReadParts | None
     """Where it can be read in parts: who needs some of it only need not hold all."""
+    read_columns: ReadParts | None
+    """The same of a matrix that was turned: its parts follow each other in the last dimension."""
 
     @staticmethod
     def __new__(
@@ -46,7 +49,7 @@ class OnDemand(Tensor):
     ) -> OnDemand:
         """Return a tensor of which `read` returns the values, in that shape and dtype."""
         made: OnDemand = Tensor._make_wrapper_subclass(cls, tuple(shape), dtype=dtype)
-        made.read, made.read_parts = read, read_parts
+        made.read, made.read_parts, made.read_columns = read, read_parts, None
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -67,6 +70,12 @@ class OnDemand(Tensor):
             return func(*args, **{"device": "cpu", **kwargs})
         if first is not None and func is _aten.index_fill_.int_Scalar and not kwargs:
             return _filled(first, *args[1:])
+        if first is not None and func is _aten.t.default and first.read_parts is not None:
+            return _turned(first, first.read_parts)
+        if func in (_aten.mm.default, _aten.addmm.default) and not kwargs:
+            weight = args[-1]
+            if isinstance(weight, OnDemand) and weight.read_columns is not None:
+                return _by_columns(func, args[:-1], weight.shape[1], weight.read_columns)
         _refuse_writing(func, args, kwargs)
         args, kwargs = tree_map_only(OnDemand, lambda tensor: tensor.read(), (args, kwargs))
         return func(*args, **kwargs)
@@ -134,6 +143,17 @@ def _still(path: Path, known: tuple[int, ...]) -> Iterator[BinaryIO]:
     )
 
 
+def joined(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return the tensor that comes in blocks of its first dimension, of which one is held at a time."""
+    result, filled = torch.empty(tuple(shape), dtype=dtype), 0
+    for part in parts:
+        if not part.dim():
+            return part
+        result[filled : filled + len(part)] = part
+        filled += len(part)
+    return result
+
+
 def is_on_demand(model: nn.Module) -> bool:
     """Return whether any parameter of the model is read when it is used."""
     return any(isinstance(parameter, OnDemand) for parameter in model.parameters())
@@ -150,9 +170,39 @@ def _cast(tensor: OnDemand, dtype: torch.dtype) -> OnDemand:
 
 
 def _filled(tensor: OnDemand, dim: int, index: Tensor, value: float) -> OnDemand:
-    read = tensor.read
-    tensor.read, tensor.read_parts = lambda: read().index_fill_(dim, index, value), None
+    read, parts = tensor.read, tensor.read_parts
+    tensor.read, tensor.read_columns = lambda: read().index_fill_(dim, index, value), None
+    if parts is not None:
+        tensor.read_parts = lambda: _parts_filled(parts(), dim % tensor.dim(), index, value)
     return tensor
+
+
+def _parts_filled(parts: Iterable[Tensor], dim: int, index: Tensor, value: float) -> Iterator[Tensor]:
+    begin = 0
+    for part in parts:
+        end = begin + len(part)
+        within = index[(begin <= index) & (index < end)] - begin if dim == 0 else index
+        yield part.index_fill_(dim, within, value)
+        begin = end
+
+
+def _turned(tensor: OnDemand, parts: ReadParts) -> OnDemand:
+    read = tensor.read
+    turned = OnDemand(tuple(reversed(tensor.shape)), tensor.dtype, lambda: read().t())
+    turned.read_columns = lambda: (part.t() for part in parts())
+    return turned
+
+
+def _by_columns(func: Any, others: Sequence[Tensor], width: int, columns: ReadParts) -> Tensor:
+    """Return a matrix product, which is computed for some columns of the weight at a time."""
+    *added, data = (each.read() if isinstance(each, OnDemand) else each for each in others)
+    result, begin = data.new_empty((len(data), width)), 0
+    for part in columns():
+        end = begin + part.shape[1]
+        sliced = (each[..., begin:end] if each.shape[-1:] == (width,) else each for each in added)
+        result[:, begin:end] = func(*sliced, data, part)
+        begin = end
+    return result
 
 
 def _refuse_writing(func: Any, args: Any, kwargs: Any) -> None:

@@ -13,7 +13,7 @@ ORDER = (
     ("errors",),
     ("strict_json", "arguments", "whole_file", "memory"),
     ("named", "peers"),
-    ("spec", "growth", "on_demand"),
+    ("spec", "growth", "on_demand", "give_back"),
     ("model", "checkpoint", "data", "architectures"),
     ("graph",),
     ("importance",),
@@ -50,9 +50,11 @@ ONLY_IN = {
     "typer": lambda file: file.startswith("cli/"),
     "click": lambda file: False,
     "rich": lambda file: file.startswith("cli/"),
-    "onnx": lambda file: file in ("export/to_onnx.py", "export/from_onnx.py", "export/onnx_facts.py"),
+    "onnx": lambda file: (
+        file in ("export/to_onnx.py", "export/onnx_weights.py", "export/from_onnx.py", "export/onnx_facts.py")
+    ),
     "onnxruntime": lambda file: file in ("export/to_onnx.py", "export/from_onnx.py"),
-    "onnxscript": lambda file: file == "export/to_onnx.py",
+    "onnxscript": lambda file: file == "export/onnx_weights.py",
     "sklearn": lambda file: False,
 }
 METHODS = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from prunecli.on_demand import OnDemand, is_on_demand, mapped
+from prunecli.on_demand import OnDemand, is_on_demand, joined, mapped
 
 VALUES = torch.arange(12.0).reshape(3, 4)
 
@@ -64,6 +64,31 @@ def test_filling_is_done_again_at_each_use_of_that_one(tensor: OnDemand) -> None
     assert torch.equal(filled + 0, expected)
     assert torch.equal(filled + 0, expected)
     assert torch.equal(tensor + 0, VALUES)
+
+
+@pytest.fixture
+def in_parts() -> OnDemand:
+    """Return the same, of which nobody may read the whole."""
+
+    def refuse() -> Tensor:
+        raise AssertionError("read as a whole")
+
+    return OnDemand((3, 4), torch.float32, refuse, lambda: VALUES.clone().split(2))
+
+
+@pytest.mark.parametrize("bias", (None, torch.tensor([1.0, 2, 3])))
+def test_a_linear_layer_reads_one_part_at_a_time(in_parts: OnDemand, bias: Tensor | None) -> None:
+    for data in (torch.eye(4), torch.ones(2, 5, 4)):
+        assert torch.equal(linear(data, in_parts, bias), linear(data, VALUES, bias))
+
+
+def test_parts_are_filled_as_the_whole_is(in_parts: OnDemand) -> None:
+    in_parts.index_fill_(0, torch.tensor([0, 2]), 7)
+    in_parts.index_fill_(-1, torch.tensor([1]), 8)
+    expected = VALUES.clone().index_fill_(0, torch.tensor([0, 2]), 7).index_fill_(1, torch.tensor([1]), 8)
+    assert torch.equal(linear(torch.eye(4), in_parts), expected.T)
+    assert in_parts.read_parts is not None
+    assert torch.equal(joined(in_parts.read_parts(), (3, 4), torch.float32), expected)
 
 
 @pytest.mark.parametrize("write", (lambda t: t.add_(1), lambda t: torch.add(VALUES, 1, out=t)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prunecli.budget import make_plan
 from prunecli.errors import ProofError
+from prunecli.graph.cutting import cut
 from prunecli.graph.groups import find_groups
 from prunecli.importance import score
 from prunecli.parity import verify
@@ -93,3 +96,19 @@ def test_weights_that_make_a_network_dead_prove_nothing() -> None:
         "random weights make the outputs the same for every sample: structure checked on the real ones, each "
         "changed at random",
     )
+
+
+def test_of_a_dead_network_the_smaller_one_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, example = Dead().eval(), torch.randn(2, 4)
+    structure = find_groups(model, (example,))
+    plan = make_plan(structure, score(model, structure, methods=["random"])["random"], budget="keep=0.5")
+    smaller = apply_plan(model, structure, plan)
+    made: list[nn.Module] = []
+
+    def counted(*args: Any) -> nn.Module:
+        made.append(cut(*args))
+        return made[-1]
+
+    monkeypatch.setattr("prunecli.parity.cut", counted)
+    assert verify(model, smaller, structure, plan, (example,)).holds
+    assert len(made) == 1

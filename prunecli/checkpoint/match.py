@@ -22,6 +22,8 @@ from prunecli.on_demand import OnDemand
 from prunecli.spec import ModelSpec
 from prunecli.spec.model_spec import FactoryKind, Reference
 
+_AT_ONCE = 1 << 20
+"""How many numbers are looked at together."""
 _COUNTER = "num_batches_tracked"
 """The counter of a batch norm, which only matters with `momentum=None`."""
 
@@ -236,13 +238,19 @@ def check_finite(path: Path, name: str, tensor: Tensor, is_parameter: bool) -> N
         CheckpointError: naming it.
     """
     is_statistic = name.endswith(("running_mean", "running_var"))
-    if (is_parameter or is_statistic) and not bool(torch.isfinite(tensor).all()):
+    if (is_parameter or is_statistic) and not all(bool(part.isfinite().all()) for part in _parts(tensor)):
         count = int((~torch.isfinite(tensor)).sum())
         values = f"{count:,} values that are" if count > 1 else "a value that is"
         raise CheckpointError(
             f"`{path}`: `{printable(name)}` holds {values} not finite (NaN or infinity). "
             "Pick a checkpoint from before training diverged."
         )
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Return the tensor in blocks of its first dimension: what is worked out of one is as large again."""
+    whole = tensor.read() if isinstance(tensor, OnDemand) else tensor.detach()
+    return whole.split(max(_AT_ONCE * len(whole) // max(whole.numel(), 1), 1)) if whole.dim() else [whole]
 
 
 def _check_range(path: Path, name: str, tensor: Tensor, target: Tensor) -> None:

@@ -1,10 +1,11 @@
-"""A model whose tensors are read on demand -> the content of a safetensors file, one tensor at a time."""
+"""The content of a file, without being in memory as a whole; of safetensors, one tensor at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,29 @@ _ALIGNED = 8
 """The bytes of the tensors begin at a multiple of this."""
 
 
-@dataclass(frozen=True, eq=False)
 class Streamed:
-    """What `safetensors.torch.save` returns, byte for byte, without being in memory as a whole."""
+    """What a file will hold, a part at a time, and the same each time."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many bytes it has."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield it in parts, of which each is let go of when the next one is made."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the content, which takes one pass over it."""
+        digest = hashlib.sha256()
+        for part in self:
+            digest.update(part)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedTensors(Streamed):
+    """What `safetensors.torch.save` returns, byte for byte."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
@@ -34,14 +55,6 @@ class Streamed:
         yield memoryview(self._header)
         for name in self._order:
             yield from _chunks(self.tensors[name].detach())
-
-    @cached_property
-    def sha256(self) -> str:
-        """The digest of the content, which takes one pass over it."""
-        digest = hashlib.sha256()
-        for chunk in self:
-            digest.update(chunk)
-        return digest.hexdigest()
 
     @cached_property
     def _order(self) -> list[str]:

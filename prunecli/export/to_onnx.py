@@ -1,7 +1,7 @@
 """nn.Module -> ONNX, with a free batch size, checked and run in onnxruntime against PyTorch.
 
-Beside `from_onnx` and `onnx_facts`, the only file that imports onnx. Nothing is written here: the bytes are
-handed back.
+Nothing is written here: the bytes are handed back; of large models as a stream, since the bytes alone would
+double them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunecli.costs import without_fast_paths
 from prunecli.errors import ExportError, ProofError
+from prunecli.export.onnx_weights import StreamedOnnx, without_weights
 from prunecli.graph.borrowing import uncollected
 from prunecli.graph.copying import copy_module
+from prunecli.parity import is_large
 from prunecli.report import OnnxCheck
 
 Inputs: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
@@ -43,8 +45,14 @@ _NOISY = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx
 class OnnxModel:
     """The content of an ONNX file, and how far onnxruntime is from PyTorch on it."""
 
-    content: bytes
+    content: bytes | StreamedOnnx
+    """The bytes; of a large model, a stream of them that reads the weights of the module."""
     check: OnnxCheck
+
+    @property
+    def whole(self) -> bytes:
+        """The bytes, of any model."""
+        return self.content if isinstance(self.content, bytes) else b"".join(self.content)
 
 
 class _Unfit(Exception):
@@ -105,11 +113,10 @@ def _attempt(
             answer = model(*first[0], **first[1])
         except Exception as failure:  # whatever the model's own code raises
             raise _Unfit(_short(failure)) from failure
-    proto = _export(model, first, _output_names(answer), dynamic, opset)
-    _clean(proto, lineage)
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    content = proto.SerializeToString(deterministic=True)
-    del proto  # which holds all weights, too
+    streamed = _export(model, first, _output_names(answer), dynamic, opset)
+    _clean(streamed.hollow, lineage)
+    versions = [entry.version for entry in streamed.hollow.opset_import if entry.domain in ("", "ai.onnx")]
+    content = streamed if is_large(model) else b"".join(streamed)
     _check(content)
     error = _largest_error(model, content, first, answer, [inputs(batch) for batch in batches[1:]])
     if not error <= tolerance:
@@ -153,7 +160,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _export(
     model: nn.Module, inputs: Inputs, outputs: list[str], dynamic: bool, opset: int | None
-) -> onnx.ModelProto:
+) -> StreamedOnnx:
     args, kwargs = inputs
     names = _input_names(model, args, kwargs)
     free = {name: {0: "batch"} for name in names}
@@ -172,18 +179,19 @@ def _export(
                 verbose=False,
             )
             assert program is not None
-            proto: onnx.ModelProto = program.model_proto
+            streamed = without_weights(program.model)
         except Exception as error:  # whatever the exporter or its passes stumble over
             raise _Unfit(_short(error)) from error
-    if dynamic and not all(_has_free_batch(value) for value in proto.graph.input):
+    if dynamic and not all(_has_free_batch(value) for value in streamed.hollow.graph.input):
         raise _Unfit("the exporter fixed it.")
-    return proto
+    return streamed
 
 
-def _check(content: bytes) -> None:
-    """Check the very bytes that are written."""
+def _check(content: bytes | StreamedOnnx) -> None:
+    """Check the very bytes that are written; of a stream, all but the weights."""
     try:
-        onnx.checker.check_model(content)
+        checked = content if isinstance(content, bytes) else content.with_weights_as_inputs()
+        onnx.checker.check_model(checked)
     except Exception as error:  # its exceptions share no base class with what reading may raise
         raise _Unfit(_short(error)) from error
 
@@ -249,28 +257,45 @@ def _strip(message: Any) -> None:
 
 
 def _largest_error(
-    model: nn.Module, content: bytes, first: Inputs, answer: Any, samples: Sequence[Inputs]
+    model: nn.Module, content: bytes | StreamedOnnx, first: Inputs, answer: Any, samples: Sequence[Inputs]
 ) -> float:
     """Run both and return the largest error, relative to the largest output.
 
     Args:
         model: What was exported.
-        content: The ONNX file.
+        content: Of the ONNX file.
         first: Inputs on which the model ran already.
         answer: What it made of them.
         samples: More inputs, on which both run.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        errors = [_error_on(model, session, first, answer)]
-        for sample in samples:
-            args, kwargs = plain = tree_map_only(Tensor, _plain, sample)
-            errors.append(_error_on(model, session, plain, model(*args, **kwargs)))
+        with _session(content) as session:
+            errors = [_error_on(model, session, first, answer)]
+            for sample in samples:
+                args, kwargs = plain = tree_map_only(Tensor, _plain, sample)
+                errors.append(_error_on(model, session, plain, model(*args, **kwargs)))
         return max(errors)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise _Unfit(f"onnxruntime: {_short(error)}") from error
+
+
+@contextlib.contextmanager
+def _session(content: bytes | StreamedOnnx) -> Iterator[onnxruntime.InferenceSession]:
+    """Load a file into onnxruntime; of a stream it copies the weights once, which nobody else does.
+
+    Weights are then not laid out anew for its kernels, which would hold some of them twice more.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    weights: list[onnxruntime.OrtValue] = []  # alive until the session is not: it may point to them
+    if isinstance(content, StreamedOnnx):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        for values in content.weights.values():
+            weights.append(onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values)))
+        options.add_external_initializers(list(content.weights), weights)
+        content = content.with_weights_elsewhere()
+    yield onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _error_on(model: nn.Module, session: onnxruntime.InferenceSession, inputs: Inputs, answer: Any) -> float:

@@ -17,7 +17,7 @@ from prunecli.export.files import write_file
 from prunecli.export.precision import Precisions
 from prunecli.export.rebuild import rebuild
 from prunecli.export.record import METADATA_KEY, PrunedRecord
-from prunecli.export.streamed import Streamed
+from prunecli.export.streamed import StreamedTensors
 from prunecli.export.unfinished import finish_renames
 from prunecli.graph.copying import aliases, named_tensors
 from prunecli.on_demand import OnDemand
@@ -49,9 +49,9 @@ def to_bytes(model: nn.Module, record: PrunedRecord, narrow: Precisions | None =
     return safetensors.torch.save(*_content(model, record, narrow or {}, copy=True))
 
 
-def to_stream(model: nn.Module, record: PrunedRecord, narrow: Precisions | None = None) -> Streamed:
+def to_stream(model: nn.Module, record: PrunedRecord, narrow: Precisions | None = None) -> StreamedTensors:
     """Return the same content, of a model that must not change: tensors are read when they are written."""
-    return Streamed(*_content(model, record, narrow or {}, copy=False))
+    return StreamedTensors(*_content(model, record, narrow or {}, copy=False))
 
 
 def _content(

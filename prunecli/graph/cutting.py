@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from prunecli.graph.copying import copy_module, duplicate, named_tensors, walk
 from prunecli.graph.structure import Axis, Kept, Structure
 from prunecli.graph.twins import install
-from prunecli.on_demand import OnDemand
+from prunecli.on_demand import OnDemand, ReadParts, joined
 
 AttributeValues: TypeAlias = dict[str, dict[str, "int | tuple[int, ...] | list[int]"]]
 
@@ -80,7 +81,8 @@ def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -
         left, read, parts = tuple(lengths), tensor.read, tensor.read_parts
         if parts is not None:
             masks = [None if axis is None else axis.kept(staying.kept) for axis in described.axes]
-            return OnDemand(left, tensor.dtype, lambda: _slice_parts(parts(), masks, left, tensor.dtype))
+            sliced = partial(_slice_parts, parts, masks)
+            return OnDemand(left, tensor.dtype, lambda: joined(sliced(), left, tensor.dtype), sliced)
         return OnDemand(left, tensor.dtype, lambda: _slice(read(), name, structure, staying))
     if described is None or described.shape != tuple(tensor.shape):
         return duplicate(result)
@@ -97,23 +99,16 @@ def _slice(tensor: Tensor, name: str, structure: Structure, staying: _Staying) -
     return result if is_new else duplicate(result)
 
 
-def _slice_parts(
-    parts: Iterable[Tensor],
-    stays: Sequence[NDArray[np.bool_] | None],
-    shape: Sequence[int],
-    dtype: torch.dtype,
-) -> Tensor:
-    """Return what stays of a tensor that comes in blocks of its first dimension, one of them at a time."""
-    result, begin, filled = torch.empty(tuple(shape), dtype=dtype), 0, 0
-    for part in parts:
+def _slice_parts(parts: ReadParts, stays: Sequence[NDArray[np.bool_] | None]) -> Iterator[Tensor]:
+    """Yield what stays of a tensor that comes in blocks of its first dimension, one of them at a time."""
+    begin = 0
+    for part in parts():
         rows = stays[0] if stays[0] is None else stays[0][begin : begin + len(part)]
         begin += len(part)
         for dim, each in enumerate([rows, *stays[1:]]):
             if each is not None and not each.all():
                 part = part.index_select(dim, torch.from_numpy(np.flatnonzero(each)))  # noqa: PLW2901
-        result[filled : filled + len(part)] = part
-        filled += len(part)
-    return result
+        yield part
 
 
 def slice_masks(masks: Mapping[str, Tensor], structure: Structure, kept: Kept) -> dict[str, Tensor]:

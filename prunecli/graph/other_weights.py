@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunecli.graph.structure import Role, Structure
-from prunecli.on_demand import OnDemand
+from prunecli.on_demand import OnDemand, joined
 
 Draw: TypeAlias = Callable[[str, Tensor], Tensor]
 """What stands for a tensor of the model, by its name."""
@@ -69,7 +69,12 @@ class InPrecision:
         if isinstance(tensor, OnDemand):
             return cast(tensor, dtype)
         if _is_made_anew(tensor, self.on_demand):
-            return OnDemand(tensor.shape, dtype, lambda: cast(tensor, dtype).clone())
+            return OnDemand(
+                tensor.shape,
+                dtype,
+                lambda: cast(tensor, dtype).clone(),
+                lambda: (cast(part, dtype).clone() for part in _blocks(tensor)),
+            )
         return cast(tensor, dtype).clone()
 
 
@@ -119,22 +124,14 @@ def _seed_of(seed: int, name: str) -> int:
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
-def _joined(draw: Callable[[], Iterator[Tensor]], like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the tensor that comes in blocks, where the other one is."""
-    result, filled = torch.empty(like.shape, dtype=dtype), 0
-    for part in draw():
-        if not part.dim():
-            return part.to(like.device)
-        result[filled : filled + len(part)] = part
-        filled += len(part)
-    return result.to(like.device)
-
-
 def _made(
     tensor: Tensor, dtype: torch.dtype, draw: Callable[[], Iterator[Tensor]], on_demand: bool
 ) -> Tensor:
     """Return the weight that comes in blocks."""
-    make = partial(_joined, draw, tensor, dtype)
+
+    def make() -> Tensor:
+        return joined(draw(), tensor.shape, dtype).to(tensor.device)
+
     return OnDemand(tensor.shape, dtype, make, draw) if _is_made_anew(tensor, on_demand) else make()
 
 

@@ -7,10 +7,8 @@ activations and gates, which are whole in every process; and parameters one by o
 
 from __future__ import annotations
 
-import ctypes
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -21,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from prunecli.errors import NotPrunableError, UsageError
+from prunecli.give_back import give_back_at_once
 from prunecli.graph.copying import copy_module
 from prunecli.graph.structure import Structure
 from prunecli.graph.twins import install
@@ -33,7 +32,6 @@ _BY_GATES = ("taylor-fo",)
 """Methods that make of gradients of parameters what gates tell too."""
 
 
-_M_MMAP_THRESHOLD, _LARGE = -3, 2**16
 """What glibc calls the size of blocks that it hands back, and that size in bytes."""
 
 
@@ -76,7 +74,7 @@ def shard(
                 f"`--shard`: `{name}` ({type(module).__name__}) keeps its parameters in a list of its own, "
                 "and they cannot be parted. Score it in one piece."
             )
-    _give_memory_back()
+    give_back_at_once()  # or blocks of every layer would be kept
     parted = copy_module(model, lambda _, tensor: tensor.detach())
     install(parted, structure.rewritten)
     parted.requires_grad_(False)
@@ -90,14 +88,6 @@ def shard(
             moved.clear()
     del originals
     return parted, replace(structure, rewritten={})
-
-
-def _give_memory_back() -> None:
-    """Let glibc hand blocks of memory back as soon as they are freed: it would keep those of every layer."""
-    with suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        library.malloc_trim(0)
 
 
 def _can_shard(name: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from prunecli.budget import check_reach, make_plan
 from prunecli.errors import InputError, NotPrunableError, UsageError
 from prunecli.export.unfinished import finish_renames
+from prunecli.give_back import give_back
 from prunecli.graph.cutting import slice_masks
 from prunecli.importance import Gate, Granularity, Scores
 from prunecli.pipeline.limits import constraints_of, limit_of
@@ -119,6 +120,7 @@ def cut_at_once(opened: Opened, choices: Choices, place: Place, listener: Listen
         BudgetError: no plan meets the budget under the constraints.
     """
     plan, scores = decide(opened, choices, place, listener)
+    give_back()
     listener.progress("cutting", 0, None)
     smaller = apply_plan(opened.model, opened.structure, plan)
     masks = slice_masks(opened.masks, opened.structure, plan.kept()) if opened.masks else None

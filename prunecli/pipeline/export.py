@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from prunecli.errors import UsageError
-from prunecli.export.files import check_free, write_files
+from prunecli.export.files import Content, check_free, write_files
 from prunecli.export.precision import narrowed
 from prunecli.export.record import PrunedRecord
 from prunecli.export.to_hugging_face import to_hugging_face
@@ -76,7 +76,7 @@ def export(
     check_free(targets.chosen.values(), force)
     listener = listener or Silent()
     opened = open_model(checkpoint, source or Source(), Samples(), listener)
-    contents: dict[Path, bytes] = {}
+    contents: dict[Path, Content] = {}
     check = None
     if targets.onnx is not None:
         listener.progress("exporting to ONNX", 0, None)

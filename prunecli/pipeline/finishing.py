@@ -10,6 +10,7 @@ from prunecli.export.files import Content
 from prunecli.export.precision import describe_precisions, narrowed
 from prunecli.export.to_onnx import OnnxModel, to_onnx
 from prunecli.export.to_safetensors import to_bytes, to_stream
+from prunecli.give_back import give_back
 from prunecli.graph.copying import named_tensors
 from prunecli.model import example_inputs
 from prunecli.parity import Parity, is_large, verify
@@ -32,6 +33,8 @@ def finish(
 ) -> tuple[Cut, dict[Path, Content], Report]:
     """Prove, recover, measure and export; return what it came to, the content of every file, and the report.
 
+    What is written of a model cannot be run again: then of the dense one only shapes are left.
+
     Raises:
         ProofError: the smaller model, or its ONNX file, computes something else than it should.
     """
@@ -39,6 +42,7 @@ def finish(
     checked = Checked()
     if paths.model is not None:
         parity = prove(cut, listener) if choices.files.verify else None
+        give_back()
         checks, notes = (checks_of(parity), parity.notes) if parity else ((), ())
         measure = Judge(cut.opened, choices.samples, choices.machine, place, listener).accuracy
         cut, recovery = recover(cut, choices, place, listener, measure)
@@ -48,7 +52,9 @@ def finish(
         warnings = recovery_notices(recovery, cut.smaller, accuracy[1], measure) if recovery else ()
         for notice in warnings:
             listener.warn(notice.text)
+        cut.opened.forget_weights()
         onnx = export_onnx(cut, listener) if paths.onnx is not None else None
+        give_back()
         listener.progress("packing", 0, None)
         narrow = narrowed(cut.smaller, cut.opened.came_in) if cut.training is None else {}
         record = make_record(cut, paths.model.parent, checks, recovery)

@@ -11,20 +11,24 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prunecli.checkpoint import Checkpoint, MatchReport, check_finite, load_into
+from prunecli.costs import describe
 from prunecli.errors import UsageError
 from prunecli.export.masks import from_record
 from prunecli.export.precision import Precisions
 from prunecli.export.record import METADATA_KEY, PrunedRecord
 from prunecli.export.to_safetensors import rebuild_pruned
-from prunecli.graph.copying import named_tensors
+from prunecli.give_back import give_back
+from prunecli.graph.copying import copy_to_meta, named_tensors
 from prunecli.graph.groups import find_groups
 from prunecli.graph.structure import Structure
 from prunecli.growth import Ceiling
 from prunecli.model import bare, build_model, example_inputs
+from prunecli.on_demand import is_on_demand
 from prunecli.pipeline.finding import AUTO, read, spec_of
 from prunecli.pipeline.listener import Listener
 from prunecli.pipeline.running import float_dtype
 from prunecli.pipeline.settings import Samples, Source, Start
+from prunecli.report import ModelFacts
 from prunecli.spec import ModelSpec, read_spec
 from prunecli.weights.network import Masks
 
@@ -81,6 +85,11 @@ class Opened:
         return find_groups(self.model, args, kwargs)
 
     @cached_property
+    def facts(self) -> ModelFacts:
+        """What a report says of the model."""
+        return describe(self.model, *self.example)
+
+    @cached_property
     def masks(self) -> Masks | None:
         """Which weights stay, of tensors that were pruned weight by weight; None where none was.
 
@@ -90,6 +99,13 @@ class Opened:
         if self.record is None or not self.record.masks:
             return None
         return from_record(self.record.masks, named_tensors(self.model), self.name)
+
+    def forget_weights(self) -> None:
+        """Leave shapes of the model only, once nobody will run it again: it is half of what is held."""
+        _ = self.facts  # which may need them
+        if not is_on_demand(self.model):
+            object.__setattr__(self, "model", copy_to_meta(self.model))
+            give_back()
 
 
 def open_model(

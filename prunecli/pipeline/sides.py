@@ -88,7 +88,7 @@ class Side:
             return OnnxModule(self.path.read_bytes(), threads)
         assert self.opened is not None
         made = to_onnx(self.opened.model, partial(example_inputs, self.opened.spec))
-        return OnnxModule(made.content, threads)
+        return OnnxModule(made.whole, threads)
 
     @cached_property
     def report(self) -> Report | None:

@@ -151,7 +151,7 @@ def make_report(cut: Cut, checked: Checked, contents: Mapping[Path, Content], de
         data.train if cut.training else None,
     )
     cut_groups = cut.opened.structure.groups if cut.plan is not None else ()
-    before, after = (describe(model, *cut.opened.example) for model in (cut.opened.model, cut.smaller))
+    before, after = cut.opened.facts, describe(cut.smaller, *cut.opened.example)
     return compare(
         before,
         after,

@@ -160,6 +160,14 @@ def test_values_that_are_not_finite_are_refused(name: str, value: float, message
         load_into(Net(), checkpoint(tensors))
 
 
+def test_a_value_in_the_last_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunecli.checkpoint.match._AT_ONCE", 4)
+    tensors = state()
+    tensors["head.weight"][-1, -1] = float("nan")
+    with pytest.raises(CheckpointError, match="`head.weight` holds a value that is not finite"):
+        load_into(Net(), checkpoint(tensors))
+
+
 def test_masks_may_be_infinite() -> None:
     model = nn.Linear(2, 3)
     model.register_buffer("mask", torch.zeros(2))

@@ -11,7 +11,7 @@ import torch
 
 from prunecli.errors import OutputError
 from prunecli.export.files import write_file
-from prunecli.export.streamed import Streamed
+from prunecli.export.streamed import StreamedTensors
 from prunecli.on_demand import OnDemand
 
 DTYPES = (
@@ -36,14 +36,14 @@ def test_the_bytes_are_those_of_the_library(count: int) -> None:
     some = dict(list(tensors().items())[-count:])
     expected = safetensors.torch.save(some, METADATA)
     on_demand = {name: OnDemand(each.shape, each.dtype, each.clone) for name, each in some.items()}
-    for content in (Streamed(some, METADATA), Streamed(on_demand, METADATA)):
+    for content in (StreamedTensors(some, METADATA), StreamedTensors(on_demand, METADATA)):
         assert b"".join(content) == expected
         assert len(content) == len(expected)
         assert content.sha256 == hashlib.sha256(expected).hexdigest()
 
 
 def test_it_is_written_like_any_content(tmp_path: Path) -> None:
-    content = Streamed(tensors(), METADATA)
+    content = StreamedTensors(tensors(), METADATA)
     write_file(tmp_path / "a.safetensors", content)
     assert (tmp_path / "a.safetensors").read_bytes() == safetensors.torch.save(
         tensors() | {"a": content.tensors["a"]}, METADATA
@@ -51,7 +51,7 @@ def test_it_is_written_like_any_content(tmp_path: Path) -> None:
 
 
 def test_tensors_that_change_meanwhile_are_not_written(tmp_path: Path) -> None:
-    content = Streamed({"a": OnDemand((2,), torch.float32, lambda: torch.rand(2))}, {})
+    content = StreamedTensors({"a": OnDemand((2,), torch.float32, lambda: torch.rand(2))}, {})
     with pytest.raises(OutputError, match="changed while it was read. Nothing was written"):
         write_file(tmp_path / "a.safetensors", content)
     assert not list(tmp_path.iterdir())

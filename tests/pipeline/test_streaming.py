@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_network(tmp_path: Path, monkeypatch: pyte
         peaks.append(held.peak)
         size = sum(parameter.numel() * 4 for parameter in model.parameters())
     largest = 16 * 64 * 4
-    assert peaks[0] == peaks[1]
+    assert peaks[1] <= 1.05 * peaks[0]  # which positions are gone is held for every layer
     assert peaks[1] <= 6 * largest < size / 2
 
 

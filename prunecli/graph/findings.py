@@ -91,7 +91,8 @@ class Findings:
     path: dict[str, Path] = field(default_factory=dict)
     """What the code of each module did, beside moving atoms."""
     is_sized: bool = False
-    """Whether code gave an operation the length of a labelled dimension, or one to replace it."""
+    """Whether code split or joined labelled dimensions, or gave the length of one to an operation. What a
+    grouped convolution splits does not count: it refuses sizes that do not fit."""
 
     def note_size(self, module: str, label: Atoms, *, given: bool) -> None:
         """Note that a label was seen in a module, and whether an operation was given its length."""

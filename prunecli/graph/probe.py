@@ -292,7 +292,7 @@ def _depends_on_sizes(trace: Trace) -> bool:
     when half is cut. Otherwise a size may be right by chance, or parts may fit by chance, in a single trial.
     """
     has_picks = any(path.picks for path in trace.path.values())
-    return trace.findings.is_sized or has_picks or bool(trace.constraints.grids)
+    return trace.findings.is_sized or has_picks
 
 
 def _ends(place: int, width: int) -> NDArray[np.bool_]:

@@ -221,7 +221,10 @@ class Tracer(TorchDispatchMode):
         path.scalars += call.scalars()
         if not call.makes_view and call.name not in COPYING:
             path.operations.append(call.name)
+        grids = len(self.constraints.grids)
         (rule or freeze_all)(call)
+        if len(self.constraints.grids) > grids and call.name != "convolution":
+            self.findings.is_sized = True
         self.finish(call)
         return call.out
 

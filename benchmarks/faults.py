@@ -4,9 +4,11 @@ Every command runs to its end first, into an empty folder and, with `--force`, o
 that says which bytes are right, and which file operations it makes there. Then it is started again and
 again, and gets the signal: half of the times at a moment drawn at random, half just before one of those
 operations. Each file must be absent, or what it was before, or what it should become. Trials are forks of
-one process, so that torch is imported once; this needs Linux or macOS.
+one process, so that torch is imported once; this needs Linux or macOS. With `--together` no signal is sent:
+each command runs twice at once, with other settings, into one folder, whose files must be of one of the two.
 
     python -m benchmarks.faults --trials 400
+    python -m benchmarks.faults --trials 160 --together
     python -m benchmarks.faults --trials 40 --signal TERM --commands prune export --seed 1
 """
 
@@ -113,6 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.commands:
             for over in (False, True):
                 label = f"{name} --force" if over else name
+                if options.together:
+                    tallies[label] = _try_together(name, over, each, draw, work)
+                    print(_row_together(label, tallies[label]), flush=True)
+                    continue
                 tallies[label] = _try(name, over, each, number, draw, work)
                 print(_row(label, tallies[label]), flush=True)
         for line in (line for tally in tallies.values() for line in tally.corrupt):
@@ -186,11 +192,8 @@ class Attempt:
 
 def _try(name: str, over: bool, trials: int, number: int, draw: random.Random, work: Path) -> Tally:
     """Run one command to its end, then kill it again and again."""
-    before, after, out = (work / part for part in ("before", "after", "out"))
-    for folder, half in zip((before, after), HALVES, strict=True):
-        shutil.rmtree(folder, ignore_errors=True)
-        Attempt(name, folder, half).finish()
-    tally = Tally()
+    before, after = _alone(name, work)
+    out, tally = work / "out", Tally()
     for trial in range(trials + 1):
         shutil.rmtree(out, ignore_errors=True)
         if over:
@@ -207,6 +210,36 @@ def _try(name: str, over: bool, trials: int, number: int, draw: random.Random, w
         tally.codes[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])] += 1
         tally.where[_where(attempt.done, total)] += 1
         _judge(tally, out, before if over else None, after)
+    return tally
+
+
+def _alone(name: str, work: Path) -> tuple[Path, Path]:
+    """Run one command to its end with each setting, into a folder of its own."""
+    folders = work / "before", work / "after"
+    for folder, half in zip(folders, HALVES, strict=True):
+        shutil.rmtree(folder, ignore_errors=True)
+        Attempt(name, folder, half).finish()
+    return folders
+
+
+def _try_together(name: str, force: bool, trials: int, draw: random.Random, work: Path) -> Tally:
+    """Run one command twice at once, again and again; `files` counts whose files are there."""
+    before, after = _alone(name, work)
+    out, tally = work / "out", Tally()
+    names = [path.name for path in after.iterdir() if path.is_file()]
+    for _ in range(trials):
+        shutil.rmtree(out, ignore_errors=True)
+        children = []
+        for half in draw.sample(HALVES, 2):
+            children.append(Attempt(name, out, half, force).start())
+            time.sleep(draw.uniform(0, 0.05))
+        tally.codes.update(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        became = {_became(out / each, before / each, after / each) for each in names}
+        whose = became.pop() if len(became) == 1 else "mixed"
+        tally.files[whose] += 1
+        if whose not in ("old", "new"):
+            tally.corrupt.append(f"{name}: files of two runs")
+        tally.parts += sum(1 for _ in out.rglob("*.part"))
     return tally
 
 
@@ -287,12 +320,23 @@ def _row(label: str, tally: Tally) -> str:
     )
 
 
+def _row_together(label: str, tally: Tally) -> str:
+    """Return one row of the table of runs at once."""
+    codes = " ".join(f"{code}:{count}" for code, count in sorted(tally.codes.items()))
+    files = f"of the one {tally.files['old']:>3}, of the other {tally.files['new']:>3}"
+    return (
+        f"{label:<24} twice at once {tally.files.total():>4}  | files {files}, of both {len(tally.corrupt)}  "
+        f"left .part {tally.parts}  | exit codes {codes}"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=200, help="in all; half of them over files that exist")
     parser.add_argument("--signal", choices=("KILL", "TERM", "HUP", "INT"), default="KILL")
     parser.add_argument("--commands", nargs="+", choices=tuple(COMMANDS), default=tuple(COMMANDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--together", action="store_true", help="send no signal; run each twice at once")
     return parser
 
 

@@ -12,7 +12,7 @@ from prunecli.cli.main import run
 from tests.hostile.corpus import CASES, Case
 from tests.hostile.seeds import plant
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def found_in(folder: Path) -> dict[Path, bytes]:

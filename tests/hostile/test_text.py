@@ -37,7 +37,7 @@ def test_halves_of_characters_are_written_as_escapes(capsys: pytest.CaptureFixtu
 
 
 def test_an_error_has_two_lines_and_an_end(capsys: pytest.CaptureFixture[str]) -> None:
-    say_error("a\nb\nc\nd\u202e\x1b[31m" + "e" * 5000)
+    say_error("a\nb\nc\nd\u202e\u200f\x1b[31m" + "e" * 5000)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: a"
     assert lines[1].startswith("b c deee")

@@ -9,8 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ABOUT_US = Path("/proc/self/status")
-_WANTING = ("can't allocate memory", "failed to map segment", "annot allocate memory", "bad_alloc")
-"""What PyTorch, the loader of libraries and C++ say where no more memory is given."""
+_WANTING = (
+    "can't allocate memory",
+    "annot allocate memory",
+    "failed to map segment",
+    "bad_alloc",
+    "Resource temporarily unavailable",
+    "can't start new thread",
+)
+"""What PyTorch, the loader of libraries, C++ and threads without room say where no more memory is given."""
 
 
 @contextmanager

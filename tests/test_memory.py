@@ -49,6 +49,7 @@ def test_where_nobody_can_tell_there_is_no_limit(monkeypatch: pytest.MonkeyPatch
         ImportError("a.so: failed to map segment from shared object"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("Resource temporarily unavailable"),
         torch.OutOfMemoryError("CUDA out of memory"),
     ),
 )

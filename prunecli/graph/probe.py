@@ -51,7 +51,7 @@ class Prober:
         places = dict(zip(widths, alike_places(trace, draft), strict=True))
         self.cuts = tuple(
             {name: keep(places[name], width) for name, width in widths.items()}
-            for keep in ((_ends, _half) if _depends_on_sizes(trace) else (_odd,))
+            for keep in ((_ends, _half) if _depends_on_sizes(trace) else (_telling,))
         )
 
     @property
@@ -318,11 +318,19 @@ def _half(place: int, width: int) -> NDArray[np.bool_]:
     return stays
 
 
-def _odd(place: int, width: int) -> NDArray[np.bool_]:
-    """Keep about half of the units, and of many an odd number: what asks whether a size is even shows."""
-    stays = _half(place, width)
-    if width > _FEW and not stays.sum() % 2:
-        stays[np.flatnonzero(~stays)[0]] = True
+def _telling(place: int, width: int) -> NDArray[np.bool_]:
+    """Keep about half of the units, so many that what asks whether a size divides by 2, 3, 5 or 7 shows.
+
+    The numbers differ from group to group, as far as there are any left: what compares sizes shows too.
+    """
+    low, high = (max(1, width // 3), width - 1) if width <= _FEW else (round(0.3 * width), round(0.7 * width))
+    counts = list(range(low, high + 1))
+    for divisor in (2, 3, 5, 7):
+        telling = [count for count in counts if (count % divisor == 0) != (width % divisor == 0)]
+        other = [count for count in counts if count % divisor != width % divisor]
+        counts = next((each for each in (telling, other) if len(each) > 1 or divisor == 2 and each), counts)
+    stays = np.zeros(width, dtype=bool)
+    stays[np.random.default_rng(place).choice(width, counts[place % len(counts)], replace=False)] = True
     return stays
 
 

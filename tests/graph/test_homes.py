@@ -102,3 +102,23 @@ def test_two_trials_where_sizes_matter(build_model: Callable[[], nn.Module], tri
     found = trace(build_model().eval(), (torch.randn(2, 6),))
     draft = build(found, solve(found.constraints))
     assert len(Prober(found, draft, (torch.randn(2, 6),), {}).cuts) == trials
+
+
+class Asking(nn.Module):
+    """Goes another way where the size divides by a number; otherwise its code does nothing with sizes."""
+
+    def __init__(self, width: int, divisor: int) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, width), nn.Linear(width, 2)
+        self.divisor, self.rest = divisor, width % divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.layer(x)
+        return self.head(made.relu() if made.shape[-1] % self.divisor == self.rest else made.sigmoid())
+
+
+@pytest.mark.parametrize("divisor", (2, 3, 4, 8))
+@pytest.mark.parametrize("width", (8, 9, 12, 16, 17, 32, 33, 64, 65))
+def test_one_trial_tells_whether_sizes_divide(width: int, divisor: int) -> None:
+    structure = find_groups(Asking(width, divisor).eval(), (torch.randn(2, 6),))
+    assert not structure.groups

@@ -13,26 +13,42 @@ from prunecli.graph.trace import Trace
 
 
 def alike_places(trace: Trace, draft: Draft) -> list[int]:
-    """Return for each group the place of the first one like it: its own, for most.
+    """Return for each group the place of one like it that stands for it: its own, for most.
 
     Two groups are alike when they have the same name and width inside two blocks that are alike, and
-    nothing outside of these blocks ever meets their positions: they have no way to get mixed up.
+    nothing outside of these blocks ever meets their positions: they have no way to get mixed up. But code
+    may still compare the sizes of blocks, or hand them on. So two groups stand for all that are alike, each
+    for those of every other block, and the last block is never with the first.
     """
     groups = draft.structure.groups
     homes = _Homes(trace.blocks)
     found: list[set[str]] = [homes.of_members(trace, group) for group in groups]
     for place, home in _seen(trace, draft, homes):
         found[place].add(home)
-    first: dict[tuple[int, str, int], int] = {}
+    turns = _turns(trace.blocks)
+    first: dict[tuple[int, str, int, bool], int] = {}
     places = []
     for place, (group, seen_in) in enumerate(zip(groups, found, strict=True)):
         home = next(iter(seen_in)) if len(seen_in) == 1 else ""
         if home:
             inside = group.name[len(home) :]
-            places.append(first.setdefault((trace.blocks[home], inside, group.width), place))
+            places.append(first.setdefault((trace.blocks[home], inside, group.width, turns[home]), place))
         else:
             places.append(place)
     return places
+
+
+def _turns(blocks: Mapping[str, int]) -> dict[str, bool]:
+    """Return to which of two halves of the blocks of its kind each one belongs.
+
+    >>> list(_turns({"a": 0, "b": 0, "c": 0, "d": 1}).values())
+    [False, True, True, False]
+    """
+    kinds: dict[int, list[str]] = {}
+    for name, kind in blocks.items():
+        kinds.setdefault(kind, []).append(name)
+    turns = {name: bool(place % 2) for names in kinds.values() for place, name in enumerate(names)}
+    return turns | {names[-1]: True for names in kinds.values() if len(names) > 1}
 
 
 class _Homes:

@@ -114,7 +114,7 @@ class _Attempt:
         self._known_labels: dict[bytes, Atoms] = {}
         labels = {name: self._relabel(trace.labels[name], tensor) for name, tensor in tensors.items()}
         self.tracer = Tracer(self.constraints, tensors, labels, parameters, trace.kernels)
-        self.tracer.skips_repeats = bool(trace.blocks)
+        self.tracer.skips_repeats &= bool(trace.blocks)
 
     def run(self, args: Args, kwargs: Kwargs) -> Any:
         outputs = run(self.tracer, self.model, args, kwargs)

@@ -8,6 +8,7 @@ that differ:
     fresh     atoms that the call made                                  as many new ones
     names     of modules and tensors inside                             with the other module's name in front
     sites     gate sites that an input carries                          those that the other input carries
+    shared    modules inside of both, by a name from outside            the same
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Given:
     module: str
     labels: Sequence[Atoms]
     sites: Sequence[Sites]
+    shared: frozenset[str] = frozenset()
+    """Modules inside that go by a name from outside, where they are as well."""
 
     def owns(self, name: str) -> bool:
         """Return whether this is the name of the module, or of something inside it."""
@@ -69,7 +72,7 @@ class Recording:
     def __init__(self, given: Given, said: Said, tags: Sequence[Tag]) -> None:
         self.given, self.said, self.tags = given, said, tags
         for name in _names(said, tags):
-            if not given.owns(name):
+            if not given.owns(name) and name not in given.shared:
                 raise CannotRepeat(name)
         self._places = self._find_places()
         sets = (frozenset(said.findings.gated), *(tag.flow.open_sites for tag in tags))
@@ -143,7 +146,7 @@ class _Words:
         self._atoms = recording.atoms_of(given, first)
 
     def name(self, name: str) -> str:
-        return self._given.module + name[self._module :]
+        return name if name in self._given.shared else self._given.module + name[self._module :]
 
     def atoms(self, atoms: Atoms) -> Atoms:
         return self._atoms[id(atoms)]

@@ -54,8 +54,7 @@ class Trace:
     kernels: MetaKernels
     """What operations returned on the meta device, for those who follow the model again."""
     blocks: Mapping[str, int]
-    """Modules that have their like in the model, the outermost ones -> a number for their kind; none where
-    what they are alike in changes in a pass."""
+    """Modules that have their like in the model, the outermost ones -> a number for their kind."""
     unsteady: set[str] = field(default_factory=set)
     """Modules that take another path when they run again, cut or not (caches)."""
     follows_training: bool = False
@@ -144,7 +143,6 @@ def _trace_copy(
     rewritten: dict[str, str],
     *,
     settled: bool = False,
-    skips_repeats: bool = True,
 ) -> Trace:
     """Trace a copy that nobody else runs, so that what code caches on first use is seen being made."""
     runner = copy()
@@ -152,16 +150,11 @@ def _trace_copy(
     tensors, parameters = members(runner)
     labels = {name: _new_labels(constraints, tensor) for name, tensor in tensors.items()}
     tracer = Tracer(constraints, tensors, labels, parameters)
-    tracer.skips_repeats &= skips_repeats
     tracer.kinds.of(runner)
     outputs = run(tracer, runner, args, kwargs, sites=True)
     if not settled and _shapes(named_tensors(runner)) != _shapes(tensors):
         grown = runner  # buffers got their size just now
-        return _trace_copy(
-            lambda: clean_copy(grown), args, kwargs, rewritten, settled=True, skips_repeats=skips_repeats
-        )
-    if any(map(tracer.kinds.has_changed, tracer.repeated)):  # somebody sets what they are alike in
-        return _trace_copy(copy, args, kwargs, rewritten, settled=settled, skips_repeats=False)
+        return _trace_copy(lambda: clean_copy(grown), args, kwargs, rewritten, settled=True)
     tracer.close(outputs)
     shapes = [tuple(output.shape) for output in tensors_in(outputs)]
     if not shapes:
@@ -171,7 +164,7 @@ def _trace_copy(
         )
     path = tracer.findings.path_so_far()
     needs_training = bool(parameters - tracer.findings.used.keys())
-    is_as_new = tracer.device.type == "meta" and not tracer.kinds.has_changed(runner, tracer.repeated)
+    is_as_new = tracer.device.type == "meta" and not tracer.kinds.has_changed(runner)
     result = Trace(
         runner if is_as_new and not needs_training else copy(),
         labels,

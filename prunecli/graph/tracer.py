@@ -76,8 +76,6 @@ class Tracer(TorchDispatchMode):
         self.kinds = Kinds()
         self.blocks: dict[str, int] = {}
         """Modules that have their like in the model -> a number for their kind."""
-        self.repeated: list[nn.Module] = []
-        """Those that were answered for."""
         self.sizes_are_torchs = False
         """Whether a function runs that works out sizes by itself."""
         self._seen = _SeenTensors()

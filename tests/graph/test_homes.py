@@ -59,8 +59,8 @@ def test_hidden_units_of_alike_blocks_are_alike() -> None:
     model = nn.Sequential(nn.Linear(6, 6), Block(), Block(), Block(6, 13), Block())
     found = places(nn.Sequential(model, nn.Linear(6, 2)))
     assert len(found) == 5  # the units between the blocks, and those inside
-    assert found["0.1.first"] == found["0.2.first"] == found["0.4.first"] != found["0.3.first"]
-    assert len(set(found.values())) == 3
+    assert found["0.2.first"] == found["0.4.first"]
+    assert len(set(found.values())) == 4
 
 
 def test_units_that_meet_outside_of_their_blocks_are_not_alike() -> None:
@@ -72,6 +72,71 @@ def test_pieces_that_fit_no_branch_are_noticed() -> None:
     structure = find_groups(Branches().eval(), (torch.randn(2, 6),))
     assert not structure.groups
     assert {each.name for each in structure.frozen} >= {f"branches.{place}.0" for place in range(4)}
+
+
+class Chain(nn.Module):
+    """Calls blocks in some way, one after the other."""
+
+    def __init__(self, block: type[Block], step: Callable[[Chain, int, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(block() for _ in range(4)), nn.Linear(6, 2)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place in range(len(self.blocks)):
+            x = self.step(self, place, x)
+        return self.head(x)
+
+
+class Told(Block):
+    """Is told its width."""
+
+    def forward(self, x: Tensor, width: int) -> Tensor:  # type: ignore[override]
+        return x + self.second(self.first(x).view(-1, width).relu())
+
+
+class Multiplying(Block):
+    """Multiplies what it makes with something as long as what the last block made."""
+
+    def forward(self, x: Tensor, ones: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        made = self.first(x)
+        if ones is not None:
+            made = made * ones
+        return x + self.second(made), x.new_ones(made.shape[-1])
+
+
+def told(chain: Chain, place: int, x: Tensor) -> Tensor:
+    out: Tensor = chain.blocks[place](x, chain.blocks[0].first.weight.shape[0])
+    return out
+
+
+def equal(chain: Chain, place: int, x: Tensor) -> Tensor:
+    assert chain.blocks[place].first.out_features == chain.blocks[place - 1].first.out_features
+    out: Tensor = chain.blocks[place](x)
+    return out
+
+
+def in_proportion(chain: Chain, place: int, x: Tensor) -> Tensor:
+    out: Tensor = chain.blocks[place](x)
+    return out * (chain.blocks[place - 1].first.out_features / chain.blocks[place].first.out_features)
+
+
+def through_ones(chain: Chain, place: int, x: Tensor) -> Tensor:
+    out, ones = chain.blocks[place](x)
+    out, _ = chain.blocks[(place + 1) % 4](out, ones)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("block", "step"),
+    ((Told, told), (Block, equal), (Block, in_proportion), (Multiplying, through_ones)),
+    ids=("width of the first", "asserted to be equal", "in proportion", "made from a size"),
+)
+def test_sizes_that_leave_their_block_are_noticed(
+    block: type[Block], step: Callable[[Chain, int, Tensor], Tensor]
+) -> None:
+    structure = find_groups(Chain(block, step).eval(), (torch.randn(2, 6),))
+    assert not [group.name for group in structure.groups if group.name.startswith("blocks")]
 
 
 class Dividing(nn.Module):

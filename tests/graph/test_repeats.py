@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -121,6 +122,63 @@ class Flagged(nn.Module):
         return self.layer(x).relu() if self.flag % 2 else self.layer(x)
 
 
+class Shared(nn.Module):
+    """Rectifies by a module that is in other blocks too, and twice in this one."""
+
+    def __init__(self, act: nn.Module, again: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = nn.Sequential(nn.Linear(8, 12), act), nn.Sequential(nn.Linear(12, 8), again)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ran.append("Shared")
+        return x + self.second(self.first(x))
+
+
+class Filling(Block):
+    """Adds what it makes to a list or a dict that it is given."""
+
+    def forward(self, x: Tensor, kept: Any) -> Tensor:  # type: ignore[override]
+        ran.append("Filling")
+        made = self.norm(self.first(x))
+        if isinstance(kept, list):
+            kept.append(made)
+        else:
+            kept["made"] = made
+        return x + self.second(made)
+
+
+class Comparing(nn.Module):
+    """Goes another way where it is given the same tensor twice, and puts out the one it was given first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        ran.append("Comparing")
+        made = self.second(y)
+        return self.first(x) + (made.relu() if x is y else made)
+
+
+class Writing(Block):
+    """Writes what it makes to parts of a tensor that it is given."""
+
+    def forward(self, x: Tensor, room: Tensor) -> Tensor:  # type: ignore[override]
+        ran.append("Writing")
+        made = self.norm(self.first(x))
+        room[..., :1], room[..., 1:] = made[..., :1], made[..., 1:]
+        return x + self.second(made)
+
+
+class Rooms(Block):
+    """Puts out a tensor of zeros and a view of it, a view of what it is given, and what may be put there."""
+
+    def forward(self, x: Tensor, room: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        ran.append("Rooms")
+        made, zeros = self.norm(self.first(x)), x.new_zeros(1, 4, 12)
+        return x + self.second(made), zeros, zeros.view(4, 12), room.view(4, 12), made[0]
+
+
 class Chain(nn.Module):
     """Blocks one after the other, and a head."""
 
@@ -204,6 +262,73 @@ def flagging(block: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
+def flagging_for_once(block: nn.Module, x: Tensor) -> Tensor:
+    block.flag = next(TURNS)
+    out: Tensor = block(x)
+    block.flag = 0
+    return out
+
+
+def shared_by_all() -> nn.Module:
+    act = nn.ReLU()
+    return Chain([Shared(act, nn.ReLU()) for _ in range(4)])
+
+
+def shared_inside() -> nn.Module:
+    acts = [nn.ReLU() for _ in range(6)]
+    return Chain(
+        [Shared(acts[n], acts[n if n % 2 else n + 1]) for n in (1, 2, 5)] + [Shared(acts[0], acts[0])]
+    )
+
+
+def filling(kept: Any, block: nn.Module, x: Tensor) -> Tensor:
+    mine = kept()
+    out: Tensor = block(x, mine)
+    for made in mine if isinstance(mine, list) else mine.values():
+        out = out + made.mean(-1, keepdim=True)
+    return out
+
+
+def comparing(block: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = block(block(x, x), x + 1)
+    other = out.relu()
+    return block(out, other) + block(out, out)
+
+
+def writing(block: nn.Module, x: Tensor) -> Tensor:
+    room = x.new_zeros(1, 4, 12)
+    out: Tensor = block(x, room.view(4, 12)[None])
+    return out + room.mean(-1, keepdim=True)
+
+
+def filling_rooms(block: nn.Module, x: Tensor) -> Tensor:
+    room = x.new_zeros(1, 4, 12)
+    out: Tensor
+    out, zeros, view, other, made = block(x, room.view(2, 2, 12))
+    for each in (view, other):
+        each[:, :3], each[:, 3:] = made[:, :3], made[:, 3:]
+    return out + (zeros + room).mean(-1, keepdim=True)
+
+
+def with_forward_of_their_own() -> nn.Module:
+    blocks = [Block() for _ in range(3)]
+    for block in blocks:
+        block.forward = F.relu  # type: ignore[method-assign, assignment]
+    return Chain([*blocks, Block()])
+
+
+class Again(nn.Module):
+    """Calls a block with what it put out before, then another one just like it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.other, self.head = nn.Linear(5, 8), Block(), Block(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.one(self.one(x)[:, :2]) + self.other(x[:, :2]))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
     "blocks": (lambda: Chain([Block() for _ in range(5)]), (1, 4, 5), 1, 5),
     "blocks of two kinds": (lambda: Chain([Block(), Block(8, 9), Block(), Block(8, 9)]), (1, 4, 5), 2, 4),
@@ -215,7 +340,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] =
     "writes to its input": (lambda: Chain([InPlace() for _ in range(3)]), (1, 4, 5), 1, 3),
     "writes to what others see": (lambda: Chain([InPlace() for _ in range(3)], written), (1, 4, 5), 3, 3),
     "changes itself": (lambda: Chain([Caching() for _ in range(3)]), (1, 4, 5), 3, 3),
-    "is told from outside": (lambda: Chain([Flagged() for _ in range(3)], flagging), (1, 4, 5), 4, 3),
+    "is told from outside": (lambda: Chain([Flagged() for _ in range(3)], flagging), (1, 4, 5), 3, 3),
+    "is told for once": (lambda: Chain([Flagged() for _ in range(3)], flagging_for_once), (1, 4, 5), 3, 3),
+    "shares a module": (shared_by_all, (1, 4, 5), 2, 4),
+    "shares modules inside": (shared_inside, (1, 4, 5), 2, 4),
+    "fills a list": (lambda: Chain([Filling() for _ in range(3)], partial(filling, list)), (1, 4, 5), 3, 3),
+    "fills a dict": (lambda: Chain([Filling() for _ in range(3)], partial(filling, dict)), (1, 4, 5), 3, 3),
+    "is given the same twice": (lambda: Chain([Comparing() for _ in range(3)], comparing), (1, 4, 5), 10, 12),
+    "writes behind a view": (lambda: Chain([Writing() for _ in range(3)], writing), (1, 4, 5), 3, 3),
+    "views of views": (lambda: Chain([Rooms() for _ in range(3)], filling_rooms), (1, 4, 5), 1, 3),
+    "code of their own": (with_forward_of_their_own, (1, 4, 5), 2, 2),
+    "its own results": (Again, (1, 4, 5), 3, 3),
     "meets a constant": (lambda: Chain([Outside() for _ in range(3)]), (1, 4, 5), 2, 3),
 }
 """Name -> network, shape of its input, and how many calls of blocks must run, of how many."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
+from operator import is_
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ PLAIN: Final = frozenset(
 )
 """Types of values that are no more than what they look like."""
 
+_CONTAINERS: Final = frozenset({list, dict, OrderedDict, set, tuple})
 _CODE: Final = frozenset({type, FunctionType, BuiltinFunctionType})
 _TENSORS: Final = frozenset({Tensor, nn.Parameter})
 NOT_COMPARABLE: Final = -1
@@ -46,14 +48,26 @@ class Kinds:
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
         self._of: dict[nn.Module, int] = {}
+        self._looks: dict[nn.Module, _Look] = {}
 
     def has_changed(self, module: nn.Module) -> bool:
         """Return whether a module with a number may be another than when that was asked for first."""
+        if self._looks_the_same(module):
+            return False
         before, self._of = self._of, {}
         try:
             return before[module] == NOT_COMPARABLE or self.of(module) != before[module]
         finally:
             self._of = before
+
+    def _looks_the_same(self, module: nn.Module) -> bool:
+        """Return whether a module, and all inside it, holds the very things that it held: a quick look."""
+        look = self._looks.get(module)
+        return (
+            look is not None
+            and look.is_still(module)
+            and all(child is None or self._looks_the_same(child) for child in module._modules.values())
+        )
 
     def of(self, module: nn.Module) -> int:
         """Return the number of the module's kind."""
@@ -64,6 +78,8 @@ class Kinds:
             known = NOT_COMPARABLE
             if described is not None:
                 known = self._numbers.setdefault(described, len(self._numbers))
+                if module not in self._looks:
+                    self._looks[module] = _Look(module)
             self._of[module] = known
         return known
 
@@ -100,6 +116,41 @@ class Kinds:
                 return None
             parts += (name, described)
         return tuple(parts)
+
+
+class _Look:
+    """What a module holds, by identity."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._holds = tuple(dict(each) for each in _dicts_of(module))
+        tensors = [each for dicts in self._holds[1:3] for each in dicts.values() if each is not None]
+        self._shapes = [(each, each.shape) for each in tensors]
+        own = [value for name, value in self._holds[0].items() if name not in _OF_EVERY_MODULE]
+        made_of_others = [value for value in own if type(value) in _CONTAINERS]
+        self._lists = [(value, list(value)) for value in made_of_others if type(value) is list]
+        self._is_deep = any(
+            type(value) not in (list, tuple) or not PLAIN.issuperset(map(type, value))
+            for value in made_of_others
+        )
+
+    def is_still(self, module: nn.Module) -> bool:
+        """Return whether it certainly is as it was."""
+        if self._is_deep or any(value != before for value, before in self._lists):
+            return False
+        if any(tensor.shape != shape for tensor, shape in self._shapes):
+            return False
+        attributes = vars(module)
+        for now, before in zip(_dicts_of(module), self._holds, strict=True):
+            is_ours = now is attributes and type(attributes.get("forward")) is Override
+            if len(now) - is_ours != len(before) or not all(map(is_, before, now)):
+                return False
+            if not all(map(is_, before.values(), now.values())):
+                return False
+        return not any(attributes[name] and not attributes[name].keys() <= _OURS for name in _HOOKS)
+
+
+def _dicts_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return vars(module), module._parameters, module._buffers, module._modules
 
 
 def repeated_blocks(modules: Iterable[tuple[str, nn.Module]], kinds: Kinds) -> dict[str, nn.Module]:

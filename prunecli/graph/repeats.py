@@ -197,7 +197,8 @@ def _know(tracer: Tracer, call: BlockCall, said: Said, outputs: Any, aliased: Se
     """Return what is needed to say a call again, or None where that is impossible."""
     leaves, spec = tree_flatten(outputs)
     places = {id(tensor): place for place, tensor in enumerate(call.inputs)}
-    results, tags, views = [], [], []
+    results: list[_Result] = []
+    tags, views = [], []
     for place, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor):
             if type(leaf) not in PLAIN:

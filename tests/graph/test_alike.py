@@ -101,6 +101,34 @@ def test_changes_are_noticed() -> None:
     assert kinds.has_changed(module)
 
 
+@pytest.mark.parametrize(
+    "change",
+    (
+        lambda module: module.value.append(2),
+        lambda module: module.deep[0].append(2),
+        lambda module: setattr(module, "other", 1),
+        lambda module: delattr(module, "value"),
+        lambda module: setattr(module, "layer", nn.ReLU()),
+        lambda module: setattr(module.layer, "bias", None),
+        lambda module: setattr(module.layer.weight, "data", torch.ones(3, 2)),
+        lambda module: module.layer.register_forward_hook(lambda *_: None),
+        lambda module: module.layer.eval(),
+        lambda module: setattr(module, "forward", F.relu),
+    ),
+)
+def test_every_change_is_noticed(change: Callable[[nn.Module], object]) -> None:
+    module, kinds = Holder([1]), Kinds()
+    kinds.of(module)
+    assert not kinds.has_changed(module)
+    module.value = [1]  # another list, which is equal
+    assert not kinds.has_changed(module)
+    module.deep = ([1],)
+    kinds = Kinds()
+    kinds.of(module)
+    change(module)
+    assert kinds.has_changed(module)
+
+
 def test_blocks_are_the_outermost_modules_that_are_repeated() -> None:
     def block(width: int) -> nn.Module:
         return nn.Sequential(nn.Sequential(nn.Linear(width, width), nn.ReLU()), nn.Linear(width, width))

@@ -16,6 +16,7 @@ from prunecli.graph.constraints import FROZEN_ATOM, Atoms
 from prunecli.graph.copying import walk
 from prunecli.graph.findings import Tag
 from prunecli.graph.recording import Given, Sites
+from prunecli.graph.surroundings import Surroundings
 from prunecli.graph.tracer import Seen, Tracer
 
 Key = tuple[Hashable, ...]
@@ -32,6 +33,7 @@ class Block:
     """Its tensors, with their names in it."""
     shared: tuple[tuple[str, str], ...]
     """Modules in it that have another name before, as in `shared_inside`."""
+    surroundings: Surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ def look(tracer: Tracer, block: Block, arguments: tuple[Any, ...]) -> BlockCall 
     inputs: list[Tensor] = []
     if not _describe_values(arguments, values, inputs):
         return None
-    key, known, different = [block.kind, block.shared, *values], [], _Different()
+    key, known, different = [block.kind, block.shared, block.surroundings.state(), *values], [], _Different()
     for own, tensor in block.owned:
         seen, full = tracer.seen(tensor), f"{block.name}.{own}"
         if seen is None or seen.tag is None or seen.name != full or not _is_of(seen.tag, {full}):

@@ -34,8 +34,10 @@ from prunecli.graph.block_calls import (
     sort_into,
 )
 from prunecli.graph.calls import CallWatch, Counts
+from prunecli.graph.copying import walk
 from prunecli.graph.findings import Findings, Watched
 from prunecli.graph.recording import CannotRepeat, Recording, Said
+from prunecli.graph.surroundings import Surroundings
 from prunecli.graph.tracer import Tracer
 
 
@@ -59,8 +61,12 @@ class Repeats(AbstractContextManager[None]):
         kinds, blocks = self._tracer.kinds, repeated_blocks(self._modules, self._tracer.kinds)
         self._tracer.blocks = {name: kinds.of(module) for name, module in blocks.items()}
         owned, shared = sort_into(blocks, self._tracer.tensors), shared_inside(blocks, self._modules)
+        around: dict[int, Surroundings] = {}
         for name, module in blocks.items():
-            block = Block(name, module, kinds.of(module), owned[name], shared.get(name, ()))
+            kind = kinds.of(module)
+            if kind not in around:
+                around[kind] = Surroundings(each for _, each in walk(module))
+            block = Block(name, module, kind, owned[name], shared.get(name, ()), around[kind])
             self._blocks.append(block)
             vars(module)["forward"] = Override(self._forward, block)
 
@@ -81,11 +87,9 @@ class Repeats(AbstractContextManager[None]):
                 return self._repeat(call, known)
         if call is None or call.key in self._known:
             return type(block.module).forward(block.module, *args, **kwargs)
-        return self._record(block.module, call, args, kwargs)
+        return self._record(block, call, args, kwargs)
 
-    def _record(
-        self, block: nn.Module, call: BlockCall, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _record(self, block: Block, call: BlockCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the block, and keep what it said if it can be said again."""
         tracer, watch = self._tracer, self._watch
         constraints, findings = tracer.constraints, tracer.findings
@@ -96,13 +100,14 @@ class Repeats(AbstractContextManager[None]):
         tracer.constraints, tracer.findings = said.constraints, said.findings
         if watch is not None:
             watch.so_far = said.counts
-        override = vars(block).pop("forward")
+        attributes, state = vars(block.module), block.surroundings.state()
+        override = attributes.pop("forward")
         self._known[call.key] = None
         try:
-            outputs = type(block).forward(block, *args, **kwargs)
-            has_changed = self._tracer.kinds.has_changed(block)
+            outputs = type(block.module).forward(block.module, *args, **kwargs)
+            has_changed = tracer.kinds.has_changed(block.module) or block.surroundings.state() != state
         finally:
-            vars(block)["forward"] = override
+            attributes["forward"] = override
             tracer.constraints, tracer.findings = constraints, findings
             if watch is not None and counts is not None:
                 watch.so_far = counts

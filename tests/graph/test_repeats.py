@@ -19,6 +19,8 @@ from .test_shortcuts import both_ways, plain, said
 
 ran: list[str] = []
 """The blocks whose code ran since the test began."""
+note = ran.append
+"""What blocks note it with: a bound method, into which nobody looks."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ class Block(nn.Module):
         self.second = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Block")
+        note("Block")
         return x + self.second(self.norm(self.first(x)).relu())
 
 
@@ -51,7 +53,7 @@ class Convolutional(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Convolutional")
+        note("Convolutional")
         return x + self.body(x)
 
 
@@ -64,7 +66,7 @@ class Attention(nn.Module):
         self.into, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor, *, scaled: bool = True) -> tuple[Tensor, dict[str, Any]]:
-        ran.append("Attention")
+        note("Attention")
         parts = self.into(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = parts[0], parts[1], parts[2]
         scores = query @ key.transpose(-1, -2)
@@ -81,7 +83,7 @@ class InPlace(nn.Module):
         self.layer = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("InPlace")
+        note("InPlace")
         return self.layer(x.relu_())
 
 
@@ -93,7 +95,7 @@ class Caching(nn.Module):
         self.layer, self.times = nn.Linear(8, 8), 0
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Caching")
+        note("Caching")
         self.times += 1
         return self.layer(x) * self.times
 
@@ -106,7 +108,7 @@ class Views(nn.Module):
         self.layer = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ran.append("Views")
+        note("Views")
         return x, x.unsqueeze(0), self.layer(x)
 
 
@@ -118,7 +120,7 @@ class Flagged(nn.Module):
         self.layer, self.flag = nn.Linear(8, 8), 0
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Flagged")
+        note("Flagged")
         return self.layer(x).relu() if self.flag % 2 else self.layer(x)
 
 
@@ -130,7 +132,7 @@ class Shared(nn.Module):
         self.first, self.second = nn.Sequential(nn.Linear(8, 12), act), nn.Sequential(nn.Linear(12, 8), again)
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Shared")
+        note("Shared")
         return x + self.second(self.first(x))
 
 
@@ -138,7 +140,7 @@ class Filling(Block):
     """Adds what it makes to a list or a dict that it is given."""
 
     def forward(self, x: Tensor, kept: Any) -> Tensor:  # type: ignore[override]
-        ran.append("Filling")
+        note("Filling")
         made = self.norm(self.first(x))
         if isinstance(kept, list):
             kept.append(made)
@@ -155,7 +157,7 @@ class Comparing(nn.Module):
         self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        ran.append("Comparing")
+        note("Comparing")
         made = self.second(y)
         return self.first(x) + (made.relu() if x is y else made)
 
@@ -164,7 +166,7 @@ class Writing(Block):
     """Writes what it makes to parts of a tensor that it is given."""
 
     def forward(self, x: Tensor, room: Tensor) -> Tensor:  # type: ignore[override]
-        ran.append("Writing")
+        note("Writing")
         made = self.norm(self.first(x))
         room[..., :1], room[..., 1:] = made[..., :1], made[..., 1:]
         return x + self.second(made)
@@ -174,7 +176,7 @@ class Rooms(Block):
     """Puts out a tensor of zeros and a view of it, a view of what it is given, and what may be put there."""
 
     def forward(self, x: Tensor, room: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        ran.append("Rooms")
+        note("Rooms")
         made, zeros = self.norm(self.first(x)), x.new_zeros(1, 4, 12)
         return x + self.second(made), zeros, zeros.view(4, 12), room.view(4, 12), made[0]
 
@@ -243,7 +245,7 @@ class Outside(nn.Module):
         self.layer = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Outside")
+        note("Outside")
         return self.layer(x) * OUTSIDE.to(x.device)
 
 
@@ -286,6 +288,103 @@ def filling(kept: Any, block: nn.Module, x: Tensor) -> Tensor:
     out: Tensor = block(x, mine)
     for made in mine if isinstance(mine, list) else mine.values():
         out = out + made.mean(-1, keepdim=True)
+    return out
+
+
+TIMES = [0]
+
+
+class Counting(Block):
+    """Counts its calls in a variable of the module; every other one is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        note("Counting")
+        TIMES[0] += 1
+        made = self.norm(self.first(x))
+        return x + self.second(made.relu() if TIMES[0] % 2 else made)
+
+
+class CountingTogether(Block):
+    """Counts its calls in an attribute of its class."""
+
+    times = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        note("CountingTogether")
+        CountingTogether.times += 1
+        made = self.norm(self.first(x))
+        return x + self.second(made.relu() if self.times % 2 else made)
+
+
+KEPT: dict[str, Tensor] = {}
+
+
+class Keeping(Block):
+    """Adds what the block before it made, which it finds where that left it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        note("Keeping")
+        made = self.norm(self.first(x))
+        before = KEPT.get("made", made)
+        KEPT["made"] = made
+        return x + self.second(made + before)
+
+
+class Acting(Block):
+    """Holds a function that remembers."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        note("Acting")
+        return x + self.second(self.act(self.norm(self.first(x))))
+
+
+def keeping() -> nn.Module:
+    chain = Chain([Keeping() for _ in range(4)])
+    chain.register_forward_pre_hook(lambda *_: KEPT.clear())
+    return chain
+
+
+def counting(kind: type[Block]) -> nn.Module:
+    def begin(*_: object) -> None:
+        TIMES[0] = CountingTogether.times = 0
+
+    chain = Chain([kind() for _ in range(4)])
+    chain.register_forward_pre_hook(begin)
+    return chain
+
+
+def alternating() -> nn.Module:
+    calls = 0
+
+    def act(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x.relu() if calls % 2 else x
+
+    return Chain([Acting(act) for _ in range(4)])
+
+
+MODE = ["plain"]
+
+
+class Moody(Block):
+    """Goes by a variable that somebody else sets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        note("Moody")
+        made = self.norm(self.first(x))
+        return x + self.second(made.relu() if MODE[0] == "other" else made)
+
+
+def in_a_mood(block: nn.Module, x: Tensor) -> Tensor:
+    MODE[0] = "other"
+    x = block(x)
+    MODE[0] = "plain"
+    out: Tensor = block(x)
     return out
 
 
@@ -350,6 +449,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] =
     "writes behind a view": (lambda: Chain([Writing() for _ in range(3)], writing), (1, 4, 5), 3, 3),
     "views of views": (lambda: Chain([Rooms() for _ in range(3)], filling_rooms), (1, 4, 5), 1, 3),
     "code of their own": (with_forward_of_their_own, (1, 4, 5), 2, 2),
+    "counts": (lambda: counting(Counting), (1, 4, 5), 4, 4),
+    "counts in its class": (lambda: counting(CountingTogether), (1, 4, 5), 4, 4),
+    "keeps tensors": (keeping, (1, 4, 5), 4, 4),
+    "holds a function that remembers": (alternating, (1, 4, 5), 4, 4),
+    "goes by a variable": (lambda: Chain([Moody() for _ in range(3)], in_a_mood), (1, 4, 5), 4, 6),
     "its own results": (Again, (1, 4, 5), 3, 3),
     "meets a constant": (lambda: Chain([Outside() for _ in range(3)]), (1, 4, 5), 2, 3),
 }
@@ -391,7 +495,7 @@ class Fixed(nn.Module):
         self.first, self.second = nn.Linear(8, 12), nn.Linear(6, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        ran.append("Fixed")
+        note("Fixed")
         hidden = self.first(x).relu()
         return x + self.second(hidden[..., :6] + F.gelu(hidden[..., -6:]))
 

@@ -1,4 +1,4 @@
-"""How long it takes to find the groups of a network, stage by stage, and how that grows with depth and width.
+"""How long it takes to find the groups of a network and to cut it, and how that grows with depth and width.
 
 Seconds are CPU seconds on one thread, which other work on the machine disturbs less than it disturbs
 the clock; nothing here waits. The networks take turns, so that a slow minute hits them all.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from benchmarks.networks import network
 from prunecli.graph.borrowing import uncollected
 from prunecli.graph.build import build as build_draft
+from prunecli.graph.cutting import cut
 from prunecli.graph.probe import freeze_what_fails
 from prunecli.graph.solve import solve
 from prunecli.graph.trace import trace
@@ -36,8 +37,9 @@ SERIES = (
     ("dense-12", "dense-25", "dense-50", "dense-100", "dense-200"),
 )
 """Networks of one kind, from shallow to deep."""
-STAGES = ("trace", "solve", "build", "probe", "all")
-"""Where a cut on trial fails, groups are found again: those rounds count as `probe`."""
+STAGES = ("trace", "solve", "build", "probe", "cut", "all")
+"""Where a cut on trial fails, groups are found again: those rounds count as `probe`. `cut` takes half of the
+units of every group out of the network, which has data by then."""
 GOAL = 1.2
 """What the exponent of the growth with depth should not exceed."""
 
@@ -81,15 +83,18 @@ def measure(names: Sequence[str], repeats: int) -> dict[str, dict[str, float]]:
 
 
 def time_stages(model: nn.Module, example: Tensor) -> dict[str, float]:
-    """Return the seconds of every stage of `find_groups` for one network."""
+    """Return the seconds of every stage of `find_groups`, and of a cut, for one network."""
     args = (example,)
     with uncollected():
         traced, tracing = _timed(lambda: trace(model, args))
     solution, solving = _timed(lambda: solve(traced.constraints))
     _, building = _timed(lambda: build_draft(traced, solution))
     with uncollected():
-        _, rest = _timed(lambda: freeze_what_fails(traced, args, {}))
-    found = (tracing, solving, building, rest - solving - building, tracing + rest)
+        structure, rest = _timed(lambda: freeze_what_fails(traced, args, {}))
+    half = {group.name: np.arange(group.width) < (group.width + 1) // 2 for group in structure.groups}
+    with_data = _filled(model)
+    _, cutting = _timed(lambda: cut(with_data, structure, half))
+    found = (tracing, solving, building, rest - solving - building, cutting, tracing + rest + cutting)
     return dict(zip(STAGES, found, strict=True))
 
 
@@ -115,6 +120,16 @@ def _blank(name: str) -> tuple[nn.Module, Tensor]:
             return network(name)
     except (NotImplementedError, RuntimeError):  # some read numbers as they are made
         return network(name)
+
+
+def _filled(model: nn.Module) -> nn.Module:
+    """Give a network without data some."""
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        model.to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.fill_(1)
+    return model
 
 
 def _depth(name: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -63,17 +63,14 @@ class Surroundings:
 
     def _add_function(self, function: FunctionType) -> None:
         for cell in function.__closure__ or ():
-            self._add_variable(partial(getattr, cell, "cell_contents", None))
+            self._add_variable(partial(_content_of, cell))
         around = function.__globals__
         for name in set(_names(function.__code__)):
             if name in around:
                 self._add_variable(partial(around.get, name))
 
     def _add_variable(self, read: Reader) -> None:
-        try:
-            value = read()
-        except ValueError:  # a variable without a value
-            return
+        value = read()
         if isinstance(value, type):
             self._add_class(value)
         elif isinstance(value, FunctionType):
@@ -85,6 +82,13 @@ class Surroundings:
 def _is_of_library(module: str | None) -> bool:
     """Return whether this is Python's or torch's, whose code goes by nothing but what it is given."""
     return (module or "").partition(".")[0] in ("builtins", "typing", "torch", "abc", "enum", "collections")
+
+
+def _content_of(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable without a value
+        return None
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -394,6 +394,14 @@ def comparing(block: nn.Module, x: Tensor) -> Tensor:
     return block(out, other) + block(out, out)
 
 
+EVEN = cycle((True, False))
+
+
+def by_turns(block: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = block(x, x if next(EVEN) else x + 1)
+    return out
+
+
 def writing(block: nn.Module, x: Tensor) -> Tensor:
     room = x.new_zeros(1, 4, 12)
     out: Tensor = block(x, room.view(4, 12)[None])
@@ -454,6 +462,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] =
     "keeps tensors": (keeping, (1, 4, 5), 4, 4),
     "holds a function that remembers": (alternating, (1, 4, 5), 4, 4),
     "goes by a variable": (lambda: Chain([Moody() for _ in range(3)], in_a_mood), (1, 4, 5), 4, 6),
+    "is given the same by turns": (lambda: Chain([Comparing() for _ in range(4)], by_turns), (1, 4, 5), 2, 4),
     "its own results": (Again, (1, 4, 5), 3, 3),
     "meets a constant": (lambda: Chain([Outside() for _ in range(3)]), (1, 4, 5), 2, 3),
 }

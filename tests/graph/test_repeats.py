@@ -436,6 +436,32 @@ class Again(nn.Module):
         return self.head(self.one(self.one(x)[:, :2]) + self.other(x[:, :2]))
 
 
+class Adding(nn.Module):
+    """Ties what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        note("Adding")
+        return self.second(self.layer(x + y))
+
+
+class Meeting(nn.Module):
+    """Gives alike blocks two labels that lie to each other in one way, and in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 8)
+        self.one, self.other, self.head = Adding(), Adding(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).chunk(2, -1)
+        first = self.one(torch.cat([a, b], -1), torch.cat([a, b], -1))
+        return self.head(first + self.other(torch.cat([a, b], -1), torch.cat([b, a], -1)))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
     "blocks": (lambda: Chain([Block() for _ in range(5)]), (1, 4, 5), 1, 5),
     "blocks of two kinds": (lambda: Chain([Block(), Block(8, 9), Block(), Block(8, 9)]), (1, 4, 5), 2, 4),
@@ -464,6 +490,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] =
     "goes by a variable": (lambda: Chain([Moody() for _ in range(3)], in_a_mood), (1, 4, 5), 4, 6),
     "is given the same by turns": (lambda: Chain([Comparing() for _ in range(4)], by_turns), (1, 4, 5), 2, 4),
     "its own results": (Again, (1, 4, 5), 3, 3),
+    "meets itself, or others": (Meeting, (1, 4, 5), 2, 2),
     "meets a constant": (lambda: Chain([Outside() for _ in range(3)]), (1, 4, 5), 2, 3),
 }
 """Name -> network, shape of its input, and how many calls of blocks must run, of how many."""

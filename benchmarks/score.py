@@ -147,9 +147,13 @@ def measure(setting: Setting, repeats: int, *, memory: bool) -> Cost:
     plain(), scoring()  # warm up
     peaks = (_peak_alone(setting, 0), _peak_alone(setting, 1)) if memory else None
     pairs = [_pair(plain, scoring, swap=turn % 2 == 1) for turn in range(repeats)]
-    wall = quantiles([second[0] / first[0] for first, second in pairs], n=4)
-    cpu = quantiles([second[1] / first[1] for first, second in pairs], n=4)
-    return Cost(setting, median(first[0] for first, _ in pairs), tuple(wall), tuple(cpu), peaks)
+    wall = _quartiles([second[0] / first[0] for first, second in pairs])
+    cpu = _quartiles([second[1] / first[1] for first, second in pairs])
+    return Cost(setting, median(first[0] for first, _ in pairs), wall, cpu, peaks)
+
+
+def _quartiles(ratios: Sequence[float]) -> tuple[float, ...]:
+    return tuple(quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3)
 
 
 def _pair(plain: Pass, scoring: Pass, *, swap: bool) -> tuple[Seconds, Seconds]:

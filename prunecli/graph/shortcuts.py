@@ -202,6 +202,12 @@ def nothing(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return out
 
 
+_LEAKY: Final = [
+    each
+    for each in (aten.leaky_relu.default, aten.leaky_relu_.default)
+    if torch.Tag.pointwise in each.tags  # PyTorch 2.10 takes it apart
+]
+
 SHORTCUTS: Final[dict[Any, Shortcut]] = {
     aten.empty.memory_format: nothing,
     aten.convolution.default: convolution,
@@ -213,8 +219,8 @@ SHORTCUTS: Final[dict[Any, Shortcut]] = {
             *(aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default),
             *(aten.hardswish.default, aten.hardswish_.default, aten.silu.default, aten.silu_.default),
             *(aten.hardsigmoid.default, aten.hardsigmoid_.default, aten.elu.default, aten.elu_.default),
-            *(aten.leaky_relu.default, aten.leaky_relu_.default, aten.mish.default),
             *(aten.sigmoid.default, aten.sigmoid_.default, aten.tanh.default, aten.gelu.default),
+            *(aten.mish.default, *_LEAKY),
         ),
         activation,
     ),

@@ -323,7 +323,9 @@ def _telling(place: int, width: int) -> NDArray[np.bool_]:
 
     The numbers differ from group to group, as far as there are any left: what compares sizes shows too.
     """
-    low, high = (max(1, width // 3), width - 1) if width <= _FEW else (round(0.3 * width), round(0.7 * width))
+    low, high = round(0.3 * width), round(0.7 * width)
+    if width <= _FEW:
+        low, high = max(min(2, width - 1), width // 3), width - 1  # a single position has no label
     counts = list(range(low, high + 1))
     for divisor in (2, 3, 5, 7):
         telling = [count for count in counts if (count % divisor == 0) != (width % divisor == 0)]

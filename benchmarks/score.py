@@ -153,7 +153,8 @@ def measure(setting: Setting, repeats: int, *, memory: bool) -> Cost:
 
 
 def _quartiles(ratios: Sequence[float]) -> tuple[float, ...]:
-    return tuple(quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3)
+    """Return the quartiles, which are all the same where there is one ratio."""
+    return tuple(quantiles(ratios, n=4) if len(ratios) > 1 else [*ratios, *ratios, *ratios])
 
 
 def _pair(plain: Pass, scoring: Pass, *, swap: bool) -> tuple[Seconds, Seconds]:

@@ -78,7 +78,7 @@ class Reporter:
             self._move_bar(stage, stage if total is None else f"{stage} {done}/{total}", done, total)
         elif time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            say(f"{stage}: {done}" if total is None else f"{stage}: {done}/{total}")
+            say(f"{stage}: {done}/{total}" if total is not None else f"{stage}: {done}" if done else stage)
 
     def tick(self, tick: Tick) -> None:
         """Show how far training is: a bar on a terminal, else a line every few seconds."""

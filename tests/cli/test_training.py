@@ -218,3 +218,18 @@ def test_the_bar_fits_and_its_text_keeps_its_place(
     assert set(lengths) == {lengths[0]}
     assert max(map(len, shown)) <= max(width - 28, 12)
     assert all(text.startswith("epoch ") for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "line"), ((0, None, "packing"), (3, None, "packing: 3"), (3, 8, "packing: 3/8"))
+)
+def test_a_stage_without_an_end_is_told_by_its_name(
+    done: int,
+    total: int | None,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    progress.Reporter(Shown()).progress("packing", done, total)
+    assert capsys.readouterr().err == f"{line}\n"
